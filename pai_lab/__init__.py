@@ -1,0 +1,42 @@
+"""pai_lab: neural-network pruning, above all before training, to learn and to test.
+
+Every pruning method answers three questions, and the package is built from their nouns:
+
+- what is removed together: a **structure** (`weight`, `filter`, ...);
+- which of them: a **criterion** (`snip`, `synflow`, ...) gives scores, a **scope** allocates the budget over layers,
+  and both make a **mask**, exact to the last weight;
+- when and how fast: a **method** (once before training, over a **schedule**, while training).
+
+    data  = pai.load("mnist1d")                                    # tensors in memory, fixed splits
+    model = pai.build("mlp", data, seed=0)                         # a plain torch.nn.Module
+    mask  = pai.prune(model, "synflow", sparsity=0.98, batch=data.score_batch(per_class=10))
+    run   = pai.train(model, data, mask=mask, epochs=30, seed=0)   # history, metrics, budget
+    pai.report(model, mask)                                        # what was removed, what it really saves
+
+`pai.catalog()` is the map of the field. `pai.plots`, `pai.lesson` and `pai.explore` load when first used.
+"""
+
+from importlib import import_module as _import
+
+from pai_lab.allocation import allocate
+from pai_lab.catalog import catalog, criterion, method, names
+from pai_lab.data import Data, load
+from pai_lab.mask import Mask, forward, masked, prunable
+from pai_lab.metrics import report
+from pai_lab.models import build, describe, macs
+from pai_lab.pruning import prune, rounds, score
+from pai_lab.sweep import experiment
+from pai_lab.training import Callback, Run, evaluate, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "Callback", "Data", "Mask", "Run", "allocate", "build", "catalog", "criterion", "describe", "evaluate",
+    "experiment", "explore", "forward", "lesson", "load", "macs", "masked", "method", "names", "plots", "prunable",
+    "prune", "report", "rounds", "score", "train",
+]  # fmt: skip
+
+
+def __getattr__(name):
+    if name in ("explore", "lesson", "plots"):
+        return _import(f"pai_lab.{name}")
+    raise AttributeError(f"module 'pai_lab' has no attribute {name!r}")

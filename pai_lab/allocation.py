@@ -1,0 +1,188 @@
+"""How many units stay in each layer, and which: scores in, an exact mask out.
+
+    pai.allocate(scores, 0.9) keeps exactly round((1 - 0.9) * n) weights, the best of all layers together
+"""
+
+from numbers import Real
+
+import numpy as np
+import torch
+
+from pai_lab.catalog import find, register
+from pai_lab.mask import Mask, fit
+from pai_lab.structures import reduce_to_units
+
+SAMPLE = 100_000  # scores looked at to bracket the K-th one
+
+
+@register("scope", "global", method="one ranking over all layers", family="global")
+def one_ranking(sizes):
+    """No counts per layer: the scores alone decide where the budget goes."""
+
+
+@register("scope", "layer", method="the same density in each layer", family="uniform")
+def same_density(sizes):
+    """Shares in proportion to the number of units of each layer."""
+    return sizes
+
+
+def allocate(
+    scores, sparsity, *, scope="global", structure="weight", reduce="mean", floor=0, seed=0, within=None,
+    allow_empty=False,
+):  # fmt: skip
+    """Keep exactly `round((1 - sparsity) * n)` of the n units, the highest scores first.
+
+    `scores` maps parameter names to tensors of the parameter's shape, higher = keep. `structure` says what a unit
+    is, `reduce` how its score comes from its weights'. `scope` says how the budget is split: a name, or a function
+    {layer: number of units} -> {layer: share} (None for one global ranking). `floor` units stay in each layer at
+    least. `within` is a mask: what it has removed is no candidate, and still counts in n. Equal scores at the edge
+    are chosen at random by `seed`. The mask lies where the scores lie.
+
+    ValueError for a sparsity outside [0, 1], NaN or infinite scores (names the layer), a floor or a `within` that
+    cannot be met, or nothing kept, unless `allow_empty`.
+    """
+    check_sparsity(sparsity)
+    if not scores:
+        raise ValueError("there are no scores: an empty mapping has nothing to allocate")
+    units = {name: reduce_to_units(score, structure, reduce) for name, score in scores.items()}
+    values = {name: _finite(name, unit) for name, unit in units.items()}
+    live = {name: None for name in units}
+    if within is not None:
+        fit(within, scores, "the scores")
+        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) if n in within else None for n in units}
+        live = {n: None if flags is None or flags.all() else flags for n, flags in live.items()}
+    total = sum(v.size for v in values.values())
+    kept = round((1 - sparsity) * total)
+    if kept == 0 and not allow_empty:
+        raise ValueError(
+            f"sparsity {sparsity} of {total} units keeps none: no signal passes such a network. "
+            "Lower the sparsity, or pass allow_empty=True"
+        )
+    keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
+    return Mask({n: torch.from_numpy(keep[n]).view(u.shape).to(u.device).expand_as(scores[n]) for n, u in units.items()})
+
+
+def check_sparsity(sparsity):
+    """ValueError or TypeError unless `sparsity` is a number in [0, 1]."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise TypeError(f"sparsity must be a number in [0, 1], got {sparsity!r}")
+    if not 0 <= sparsity <= 1:
+        hint = f". Did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""
+        raise ValueError(f"sparsity is the fraction removed, in [0, 1]; got {sparsity}{hint}")
+
+
+def _finite(name, unit):
+    values = _numpy(unit)
+    if not np.isfinite(values).all():
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        raise ValueError(f"{bad} of {values.size} scores of {name!r} are NaN or infinite; nothing was pruned")
+    return values
+
+
+def _numpy(tensor):
+    tensor = tensor.detach().cpu().flatten()
+    return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
+
+
+def _choose(values, live, kept, scope, floor, rng):
+    sizes = {name: v.size for name, v in values.items()}
+    room = {name: sizes[name] if live[name] is None else int(live[name].sum()) for name in sizes}
+    least = {name: min(floor, room[name]) for name in sizes}
+    if not sum(least.values()) <= kept <= sum(room.values()):
+        raise ValueError(
+            f"{kept} units are to be kept, but the floor asks for at least {sum(least.values())} and "
+            f"{sum(room.values())} are left to choose from"
+        )
+    shares = find("scope", scope).function(sizes)
+    if shares is not None:
+        counts = apportion([shares[n] for n in sizes], kept, list(least.values()), list(room.values()))
+        return {n: select(values[n], count, live[n], rng) for n, count in zip(sizes, counts, strict=True)}
+    if not floor:
+        return _globally(values, live, kept, rng)
+    held = {n: select(values[n], least[n], live[n], rng) for n in sizes}
+    rest = {n: ~held[n] if live[n] is None else live[n] & ~held[n] for n in sizes}
+    more = _globally(values, rest, kept - sum(least.values()), rng)
+    return {n: held[n] | more[n] for n in sizes}
+
+
+def _globally(values, live, kept, rng):
+    flags = None
+    if any(flag is not None for flag in live.values()):
+        flags = np.concatenate([np.ones(v.size, bool) if live[n] is None else live[n] for n, v in values.items()])
+    joined = np.concatenate(list(values.values())) if len(values) > 1 else next(iter(values.values()))
+    edges = np.cumsum([v.size for v in values.values()])[:-1]
+    return dict(zip(values, np.split(select(joined, kept, flags, rng), edges), strict=True))
+
+
+def apportion(shares, total, least, most):
+    """Whole numbers that sum to `total`, in proportion to `shares` as far as the bounds allow.
+
+    least[i] <= result[i] <= most[i]; largest remainder, ties to the earlier one.
+    """
+    shares, least, most = (np.asarray(x, float) for x in (shares, least, most))
+    quota = total * shares / shares.sum()
+    if (quota < least).any() or (quota > most).any():  # some layer is full or at its floor: find the common factor
+        low, high = 0.0, total / shares[shares > 0].min()
+        for _ in range(200):
+            factor = (low + high) / 2
+            low, high = (factor, high) if np.clip(factor * shares, least, most).sum() < total else (low, factor)
+        quota = np.clip(high * shares, least, most)
+    counts = np.floor(quota + 1e-9)
+    by_remainder = sorted(range(len(counts)), key=lambda i: (-round(quota[i] - counts[i], 9), i))
+    open_places = [i for i in by_remainder if counts[i] < most[i]]
+    counts[open_places[: int(total - counts.sum())]] += 1
+    return [int(count) for count in counts]
+
+
+def select(values, kept, live=None, rng=None):
+    """Flags of the `kept` highest of a 1-D array, exactly: all above the K-th value, then a random draw among those
+    equal to it. `live` flags the candidates. Cost: a few passes over the values, no sort."""
+    pool = values if live is None else values[live]
+    if kept in (0, pool.size):
+        return np.full(values.size, bool(kept)) if live is None or not kept else live.copy()
+    edge = kth_largest(pool, kept)
+    keep, equal = values > edge, values == edge
+    if live is not None:
+        keep &= live
+        equal &= live
+    missing, ties = kept - np.count_nonzero(keep), np.count_nonzero(equal)
+    return keep | (equal if missing == ties else _draw(equal, missing, ties, rng))
+
+
+def _draw(equal, missing, ties, rng):
+    """`missing` of the `ties` flags at random. Among many, 16-bit random keys decide all but the few at the edge."""
+    if ties <= SAMPLE:
+        drawn, places, rest = np.zeros(equal.size, bool), np.flatnonzero(equal), missing
+    else:
+        keys = rng.integers(0, 1 << 64, equal.size // 4 + 1, np.uint64).view(np.uint16)[: equal.size]
+        share = missing / ties
+        spread = 6 * (share * (1 - share) / ties) ** 0.5
+        low, high = (min(max(int((share + sign * spread) * 65536) + sign, 0), 65535) for sign in (-1, 1))
+        drawn = equal & (keys < low)
+        places = np.flatnonzero(equal & (keys - np.uint16(low) <= high - low))
+        rest = missing - np.count_nonzero(drawn)
+        if not 0 <= rest <= places.size:  # six standard deviations off: once in 10^9 draws
+            return _draw(equal, missing, ties, rng)
+    drawn[rng.permutation(places)[:rest]] = True
+    return drawn
+
+
+def kth_largest(values, k):
+    """The k-th largest of a 1-D array (k from 1 on), exactly, also when most values are equal.
+
+    A sorted sample brackets it; counts over all values prove the bracket; only the few values inside are
+    partitioned. numpy.partition alone is many times slower on equal values.
+    """
+    if values.size > 10 * SAMPLE:
+        sample = np.sort(values[:: values.size // SAMPLE])
+        place, margin = (1 - k / values.size) * sample.size, 3 * sample.size**0.5
+        low, high = sample[[int(max(place - margin, 0)), int(min(place + margin, sample.size - 1))]]
+        from_high = np.count_nonzero(values >= high)
+        inside = values[(values > low) & (values < high)]
+        if k <= from_high and k > np.count_nonzero(values > high):
+            return high
+        if from_high < k <= from_high + inside.size:
+            values, k = inside, k - from_high
+        elif low < high and 0 < k - from_high - inside.size <= np.count_nonzero(values == low):
+            return low
+    return np.partition(values, values.size - k)[values.size - k]
