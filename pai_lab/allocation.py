@@ -59,7 +59,8 @@ def allocate(
             "Lower the sparsity, or pass allow_empty=True"
         )
     keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
-    return Mask({n: torch.from_numpy(keep[n]).view(u.shape).to(u.device).expand_as(scores[n]) for n, u in units.items()})
+    kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
+    return Mask({n: flags.expand_as(scores[n]) for n, flags in kept_units.items()})
 
 
 def check_sparsity(sparsity):

@@ -265,10 +265,10 @@ class Mask(Mapping):
         return f"Mask({self.kept:,} of {self.total:,} weights kept, sparsity {self.sparsity:.4f}{empty})"
 
     def _repr_html_(self):
-        bar = "<td><div style='background:#d9e2ec;width:12em'><div style='background:#0b6e99;height:1em;width:{:.2%}'></div></div></td>"
+        fill = "<td><div style='background:#d9e2ec;width:12em'><div style='background:#0072b2;height:1em;width:{:.2%}'>"
         rows = "".join(
-            f"<tr><td style='text-align:left'>{r.layer}</td><td>{' x '.join(map(str, r.shape))}</td><td>{r.total:,}</td>"
-            f"<td>{r.kept:,}</td><td>{r.density:.2%}</td>{bar.format(r.density)}</tr>"
+            f"<tr><td style='text-align:left'>{r.layer}</td><td>{' x '.join(map(str, r.shape))}</td>"
+            f"<td>{r.total:,}</td><td>{r.kept:,}</td><td>{r.density:.2%}</td>{fill.format(r.density)}</div></div></td></tr>"
             for r in self.layers().itertuples()
         )
         head = "".join(f"<th>{c}</th>" for c in ("layer", "shape", "weights", "kept", "density", ""))
@@ -345,7 +345,8 @@ def fit(mask, tensors, what):
     """ValueError, before anything is changed, if a name or shape of `mask` does not fit `tensors` of `what`."""
     for name, keep in mask.items():
         if name not in tensors:
-            raise ValueError(f"this mask is for another model: {what} has no {name!r}; it has {', '.join(list(tensors)[:8])}, ...")
+            there = ", ".join(list(tensors)[:8])
+            raise ValueError(f"this mask is for another model: {what} has no {name!r}; it has {there}, ...")
         if tensors[name].shape != keep.shape:
             raise ValueError(
                 f"this mask is for another model: {name!r} is {tuple(keep.shape)} in the mask and "

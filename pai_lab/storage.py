@@ -17,6 +17,7 @@ def write(path, tensors, facts):
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part, {"pai_lab": json.dumps(facts)})
+        part.chmod(0o644)  # safetensors makes it private; a data folder may be shared
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

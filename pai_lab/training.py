@@ -297,13 +297,14 @@ def check_fit(model, data):
         with torch.no_grad():
             output = model(x[:2].to(home))
     except RuntimeError as error:
-        raise ValueError(f"{type(model).__name__} cannot run on {data.name} inputs {tuple(x.shape[1:])}: {error}") from error
+        shape = tuple(x.shape[1:])
+        raise ValueError(f"{type(model).__name__} cannot run on {data.name} inputs {shape}: {error}") from error
     finally:
         model.train(was_training)
     highest = int((data.train[1] if isinstance(data.train, (tuple, list)) else y).max())
     if output.ndim != 2 or highest >= output.shape[1]:
         raise ValueError(
-            f"label {highest} of {data.name} needs {highest + 1} classes; the model's output is {tuple(output.shape[1:])}"
+            f"label {highest} of {data.name} needs {highest + 1} classes; the model gives {tuple(output.shape[1:])}"
         )
 
 
