@@ -21,7 +21,8 @@ from importlib import import_module as _import
 from pai_lab.allocation import allocate
 from pai_lab.catalog import catalog, criterion, method, names
 from pai_lab.data import Data, load
-from pai_lab.mask import Mask, forward, masked, prunable
+from pai_lab.functional import forward, masked, prunable
+from pai_lab.mask import Mask
 from pai_lab.metrics import report
 from pai_lab.models import build, describe, macs
 from pai_lab.pruning import prune, rounds, score

@@ -1,15 +1,17 @@
 """How many units stay in each layer, and which: scores in, an exact mask out.
 
-    pai.allocate(scores, 0.9) keeps exactly round((1 - 0.9) * n) weights, the best of all layers together
+pai.allocate(scores, 0.9) keeps exactly round((1 - 0.9) * n) weights, the best of all layers together
 """
 
+from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
 import torch
 
 from pai_lab.catalog import find, register
-from pai_lab.mask import Mask, fit
+from pai_lab.functional import fit
+from pai_lab.mask import Mask
 from pai_lab.structures import reduce_to_units
 
 SAMPLE = 100_000  # scores looked at to bracket the K-th one
@@ -42,6 +44,8 @@ def allocate(
     cannot be met, or nothing kept, unless `allow_empty`.
     """
     check_sparsity(sparsity)
+    if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
+        raise ValueError(f"floor is a number of units per layer, a whole number from 0 on; got {floor!r}")
     if not scores:
         raise ValueError("there are no scores: an empty mapping has nothing to allocate")
     units = {name: reduce_to_units(score, structure, reduce) for name, score in scores.items()}
@@ -49,27 +53,34 @@ def allocate(
     live = {name: None for name in units}
     if within is not None:
         fit(within, scores, "the scores")
-        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) if n in within else None for n in units}
+        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) > 0 if n in within else None for n in units}
         live = {n: None if flags is None or flags.all() else flags for n, flags in live.items()}
-    total = sum(v.size for v in values.values())
+    kept = count(sparsity, sum(v.size for v in values.values()), allow_empty)
+    keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
+    kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
+    mask = {n: flags.expand_as(scores[n]) for n, flags in kept_units.items()}
+    return Mask({n: flags & within[n].to(flags.device) if n in (within or ()) else flags for n, flags in mask.items()})
+
+
+def check_sparsity(sparsity):
+    """`sparsity` itself; ValueError or TypeError unless it is a number in [0, 1]."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
+        raise TypeError(f"sparsity must be a number in [0, 1], got {sparsity!r}")
+    if not 0 <= sparsity <= 1:
+        hint = f". Did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""
+        raise ValueError(f"sparsity is the fraction removed, in [0, 1]; got {sparsity}{hint}")
+    return sparsity
+
+
+def count(sparsity, total, allow_empty=False):
+    """How many of `total` units stay: `round((1 - sparsity) * total)`. ValueError if none, unless `allow_empty`."""
     kept = round((1 - sparsity) * total)
     if kept == 0 and not allow_empty:
         raise ValueError(
             f"sparsity {sparsity} of {total} units keeps none: no signal passes such a network. "
             "Lower the sparsity, or pass allow_empty=True"
         )
-    keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
-    kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
-    return Mask({n: flags.expand_as(scores[n]) for n, flags in kept_units.items()})
-
-
-def check_sparsity(sparsity):
-    """ValueError or TypeError unless `sparsity` is a number in [0, 1]."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
-        raise TypeError(f"sparsity must be a number in [0, 1], got {sparsity!r}")
-    if not 0 <= sparsity <= 1:
-        hint = f". Did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""
-        raise ValueError(f"sparsity is the fraction removed, in [0, 1]; got {sparsity}{hint}")
+    return kept
 
 
 def _finite(name, unit):
@@ -96,6 +107,7 @@ def _choose(values, live, kept, scope, floor, rng):
         )
     shares = find("scope", scope).function(sizes)
     if shares is not None:
+        _check_shares(shares, sizes)
         counts = apportion([shares[n] for n in sizes], kept, list(least.values()), list(room.values()))
         return {n: select(values[n], count, live[n], rng) for n, count in zip(sizes, counts, strict=True)}
     if not floor:
@@ -104,6 +116,13 @@ def _choose(values, live, kept, scope, floor, rng):
     rest = {n: ~held[n] if live[n] is None else live[n] & ~held[n] for n in sizes}
     more = _globally(values, rest, kept - sum(least.values()), rng)
     return {n: held[n] | more[n] for n in sizes}
+
+
+def _check_shares(shares, sizes):
+    fine = isinstance(shares, Mapping) and set(shares) == set(sizes)
+    fine = fine and all(np.isfinite(share) and share >= 0 for share in shares.values()) and any(shares.values())
+    if not fine:
+        raise ValueError(f"a scope gives each layer of {list(sizes)} a share from 0 on, not all 0; got {shares}")
 
 
 def _globally(values, live, kept, rng):
@@ -121,9 +140,10 @@ def apportion(shares, total, least, most):
     least[i] <= result[i] <= most[i]; largest remainder, ties to the earlier one.
     """
     shares, least, most = (np.asarray(x, float) for x in (shares, least, most))
+    shares = np.maximum(shares, 1e-12 * shares.max())  # a layer with no share gets what no other layer can hold
     quota = total * shares / shares.sum()
     if (quota < least).any() or (quota > most).any():  # some layer is full or at its floor: find the common factor
-        low, high = 0.0, total / shares[shares > 0].min()
+        low, high = 0.0, most.max() / shares.min()
         for _ in range(200):
             factor = (low + high) / 2
             low, high = (factor, high) if np.clip(factor * shares, least, most).sum() < total else (low, factor)

@@ -1,6 +1,6 @@
 """The map of the field: every criterion, structure, scope, schedule and method by name, with its facts.
 
-    pai.catalog("criterion")        # a table: when it works, what it needs, what it costs, who published it
+pai.catalog("criterion")        # a table: when it works, what it needs, what it costs, who published it
 """
 
 import difflib
@@ -61,6 +61,8 @@ method = partial(register, "method")
 
 def names(kind):
     """The registered names of one kind, in order of registration."""
+    if kind not in KINDS:
+        raise nearest("kind", kind, KINDS)
     return list(_REGISTRY[kind])
 
 
@@ -104,7 +106,9 @@ def catalog(kind=None):
     if kind is not None and kind not in KINDS:
         raise nearest("kind", kind, KINDS)
     rows = [
-        dict.fromkeys(COLUMNS, "") | {"structure": "any", "criterion": "any", "method": "any"} | entry.facts
+        dict.fromkeys(COLUMNS, "")
+        | {"structure": "any", "criterion": "any", "method": "any"}
+        | entry.facts
         | {
             "name": entry.name,
             "kind": entry.kind,

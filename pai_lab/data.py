@@ -1,6 +1,6 @@
 """Data sets as tensors in memory, with fixed splits: train to learn, validation to choose, test to read once.
 
-    data = pai.load("digits"); x, y = data.train; data.score_batch(per_class=10)
+data = pai.load("digits"); x, y = data.train; data.score_batch(per_class=10)
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class Data:
 
     def __post_init__(self):
         for part in PARTS:
-            _check(f"{part} of {self.name!r}", getattr(self, part), self.input_shape)
+            check_pair(f"{part} of {self.name!r}", getattr(self, part), self.input_shape)
         top = max(int(getattr(self, part)[1].max()) for part in PARTS)
         classes = [str(name) for name in (range(top + 1) if self.classes is None else self.classes)]
         if top >= len(classes):
@@ -57,7 +57,7 @@ class Data:
     @property
     def input_shape(self):
         """Shape of one example: (channels, height, width), or (length,)."""
-        return tuple(self.train[0].shape[1:]) if _is_pair(self.train) else ()
+        return tuple(self.train[0].shape[1:]) if is_pair(self.train) else ()
 
     @property
     def fingerprint(self):
@@ -102,13 +102,14 @@ def _sizes(data):
     return f"{'x'.join(map(str, data.input_shape))}, {sizes}"
 
 
-def _is_pair(pair):
+def is_pair(pair):
+    """Whether this is (x, y), two tensors."""
     return isinstance(pair, (tuple, list)) and [isinstance(t, torch.Tensor) for t in pair] == [True, True]
 
 
-def _check(where, pair, shape):
-    """The one place where data is checked."""
-    if not _is_pair(pair):
+def check_pair(where, pair, shape):
+    """TypeError or ValueError that says what is wrong unless `pair` is (x, y) with examples of `shape`."""
+    if not is_pair(pair):
         raise TypeError(f"{where} must be a pair of tensors (x, y); use torch.as_tensor for arrays and lists")
     x, y = pair
     if not x.is_floating_point():

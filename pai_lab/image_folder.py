@@ -1,6 +1,6 @@
 """Any folder of images, one subfolder per class, as tensors: what is there, and how it is decoded.
 
-    tensors = decoded({"train": listing("photos/train"), "test": listing("photos/test")})
+tensors = decoded({"train": listing("photos/train"), "test": listing("photos/test")})
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def digest(parts):
 
 
 def decoded(parts):
-    """"<part>.x", "<part>.y" -> all parts as uint8 images of one size, and their labels."""
+    """ "<part>.x", "<part>.y" -> all parts as uint8 images of one size, and their labels."""
     counts = {part: [len(files) for files in classes.values()] for part, classes in parts.items()}
     images = _decode([file for classes in parts.values() for files in classes.values() for file in files])
     images = images.split([sum(count) for count in counts.values()])

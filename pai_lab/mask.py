@@ -1,81 +1,15 @@
 """The mask: which weights are kept, by name; immutable, exact, and the only thing that training has to hold.
 
-    mask = pai.prune(model, "magnitude", 0.9); mask.sparsity, mask.layers(), mask.overlap(other)
+mask = pai.prune(model, "magnitude", 0.9); mask.sparsity, mask.layers(), mask.overlap(other)
 """
 
 import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import nn
-from torch.func import functional_call
 
 from pai_lab import storage
-from pai_lab.catalog import nearest
-
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def prunable(model, exclude=()):
-    """The prunable weights of a model: name -> Parameter, in module order.
-
-    The `weight` of every convolution and linear layer, first, last and 1x1 shortcuts included; never a bias or
-    BatchNorm. A weight that two layers share appears once. `exclude` lists names to leave out.
-    ValueError if nothing is left, if a name in `exclude` is unknown, or if torch's own pruning holds a layer.
-    """
-    found, seen = {}, set()
-    for prefix, module in model.named_modules():
-        if not isinstance(module, PRUNABLE):
-            continue
-        weight = module._parameters.get("weight")
-        if weight is None:
-            raise ValueError(
-                f"layer {prefix!r} has no plain weight: torch.nn.utils.prune or a parametrization holds it. "
-                "Take the mask with pai.Mask.from_torch(model), then torch.nn.utils.prune.remove it"
-            )
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            found[f"{prefix}.weight" if prefix else "weight"] = weight
-    for name in [exclude] if isinstance(exclude, str) else exclude:
-        if name not in found:
-            raise nearest("layer in exclude", name, found)
-        del found[name]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no prunable weight: no Conv or Linear layer is left to prune")
-    return found
-
-
-def masked(model, mask=None, *, dtype=None, device=None):
-    """What `forward` needs to run a pruned copy: name -> tensor, the model itself untouched.
-
-    Parameters become detached leaves `W * m` that require a gradient (also at pruned places: dense gradients);
-    buffers are cloned. A tensor shared by several modules is cloned once. `dtype` converts the floating ones.
-    """
-    tensors, clones = {}, {}
-    for prefix, module in model.named_modules():
-        for source, leaf in ((module._parameters, True), (module._buffers, False)):
-            for key, tensor in source.items():
-                if tensor is None:
-                    continue
-                name = f"{prefix}.{key}" if prefix else key
-                if id(tensor) not in clones:
-                    clones[id(tensor)] = _clone(tensor, mask and mask.get(name), leaf, dtype, device)
-                tensors[name] = clones[id(tensor)]
-    return tensors
-
-
-def _clone(tensor, keep, leaf, dtype, device):
-    floating = tensor.is_floating_point()
-    copy = tensor.detach().to(device=device, dtype=dtype if floating else None, copy=True)
-    if keep is not None:
-        copy.mul_(keep.to(copy.device))
-    return copy.requires_grad_(leaf and floating)
-
-
-def forward(model, weights, *inputs):
-    """The model's output with `weights` (from `masked`) in place of its own. The model's own tensors stay as they
-    are, also where modules are shared (torch's default, `tie_weights=True`, would leave the copies inside)."""
-    return functional_call(model, weights, inputs, tie_weights=False)
+from pai_lab.functional import PRUNABLE, fit, prunable
 
 
 class Mask(Mapping):
@@ -196,6 +130,7 @@ class Mask(Mapping):
         if not isinstance(other, Mask):
             raise TypeError(f"a mask combines with a mask, not with {type(other).__name__}")
         fit(self, other, "the other mask")
+        fit(other, self, "this mask")
         tensors = {name: operation(t, other[name].to(t.device)) for name, t in self.items()}
         return Mask(tensors, self.budget + other.budget)
 
@@ -230,11 +165,13 @@ class Mask(Mapping):
         """Hand the mask to `torch.nn.utils.prune` (custom_from_mask on each layer), in place. Returns the model."""
         from torch.nn.utils import prune
 
-        fit(self, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
-        for name, keep in self.items():
-            prefix, _, key = name.rpartition(".")
-            module = model.get_submodule(prefix)
-            prune.custom_from_mask(module, key, keep.to(getattr(module, key).device))
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        fit(self, parameters, type(model).__name__)
+        keep = {id(parameters[name]): flags for name, flags in self.items()}
+        for name, parameter in parameters.items():  # a shared weight is masked wherever it stands
+            if id(parameter) in keep:
+                prefix, _, key = name.rpartition(".")
+                prune.custom_from_mask(model.get_submodule(prefix), key, keep[id(parameter)].to(parameter.device))
         return model
 
     @classmethod
@@ -323,8 +260,9 @@ class Hold:
     @torch.no_grad()
     def mask_gradients(self):
         """Zero the gradients of removed weights (before a gradient norm is clipped, say)."""
-        pairs = [(p.grad, f) for p, f in zip(self._parameters, self._floats, strict=True) if p.grad is not None]
-        torch._foreach_mul_([grad for grad, _ in pairs], [keep for _, keep in pairs])
+        for parameter, keep in zip(self._parameters, self._floats, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(keep)
 
     @torch.no_grad()
     def check(self):
@@ -339,19 +277,6 @@ class Hold:
     def remove(self):
         """Let go: later steps may move every weight."""
         self._hook.remove()
-
-
-def fit(mask, tensors, what):
-    """ValueError, before anything is changed, if a name or shape of `mask` does not fit `tensors` of `what`."""
-    for name, keep in mask.items():
-        if name not in tensors:
-            there = ", ".join(list(tensors)[:8])
-            raise ValueError(f"this mask is for another model: {what} has no {name!r}; it has {there}, ...")
-        if tensors[name].shape != keep.shape:
-            raise ValueError(
-                f"this mask is for another model: {name!r} is {tuple(keep.shape)} in the mask and "
-                f"{tuple(tensors[name].shape)} in {what}"
-            )
 
 
 def _same(a, b):

@@ -1,11 +1,12 @@
 """What pruning removed, and what it really saves: weights and multiplications, beside what a file still holds.
 
-    pai.report(model, mask)
+pai.report(model, mask)
 """
 
 from dataclasses import dataclass
 
-from pai_lab.mask import Mask, fit, prunable
+from pai_lab.functional import fit, prunable
+from pai_lab.mask import Mask
 from pai_lab.models import macs
 
 
@@ -63,6 +64,6 @@ def report(model, mask, input_shape=None):
     removed = int((table.total - table.kept).sum())
     return Report(
         table.drop(columns="shape"), int(table.total.sum()), int(table.kept.sum()), int(table.macs.sum()),
-        int(table.sparse_macs.sum()), stored, stored - removed * width + int(table.total.sum()) // 8, mask.collapsed(),
+        int(table.sparse_macs.sum()), stored, stored - removed * width + -(-int(table.total.sum()) // 8),
+        mask.collapsed(),
     )  # fmt: skip
-

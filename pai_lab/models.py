@@ -1,11 +1,10 @@
 """The networks, as plain modules: by name, fitted to a data set, drawn from a seed; and what each one costs.
 
-    model = pai.build("resnet20", pai.load("cifar10"), seed=0); pai.describe(model)
+model = pai.build("resnet20", pai.load("cifar10"), seed=0); pai.describe(model)
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from graphlib import TopologicalSorter
@@ -18,8 +17,7 @@ import torch
 from torch import nn
 
 from pai_lab.catalog import nearest
-from pai_lab.mask import PRUNABLE, forward, masked, prunable
-from pai_lab.seeding import seeded
+from pai_lab.functional import PRUNABLE, forward, in_mode, masked, prunable, seeded
 
 
 def build(name_or_callable, data, *, seed=0, init="default"):
@@ -207,7 +205,7 @@ def _trace(model, input_shape):
     layers = [module for module in model.modules() if isinstance(module, PRUNABLE)]
     handles = [watch(module, names[id(module.weight)]) for module in layers]
     try:
-        with _evaluating(model), seeded(0), torch.enable_grad():
+        with in_mode(model, False), seeded(0), torch.enable_grad():
             forward(model, weights, torch.zeros(1, *shape, dtype=first.dtype, device=first.device))
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} cannot take an input of shape {shape}: {error}") from error
@@ -215,17 +213,6 @@ def _trace(model, input_shape):
         for handle in handles:
             handle.remove()
     return counts, _depth(nodes - {None})
-
-
-@contextmanager
-def _evaluating(model):
-    """Eval mode for a block; then each module has its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _shape(model, input_shape):

@@ -57,10 +57,14 @@ SPARSITIES = (0, 0.5, 0.8, *(1 - k * 10.0**-d for d in range(1, 7) for k in (1, 
 @contextmanager
 def style():
     """A context (or decorator) in which figures have the house's style; the settings are back after it."""
-    # A notebook's backend turns figures on when it is loaded. Loaded inside the context, that would be undone.
-    backend_registry.load_backend_module(plt.get_backend())
-    with mpl.rc_context(STYLE):
+    # Not rc_context: a notebook's backend, loaded by the first figure, turns on that figures are shown, and
+    # rc_context would turn it off again.
+    before = {key: mpl.rcParams[key] for key in STYLE}
+    mpl.rcParams.update(STYLE)
+    try:
         yield
+    finally:
+        mpl.rcParams.update(before)
 
 
 def looks(methods):

@@ -1,19 +1,22 @@
 """The pipeline: score -> reduce to units -> allocate -> Mask, once or over a schedule.
 
-    mask = pai.prune(model, "synflow", sparsity=0.98, batch=data.score_batch(per_class=10))
+mask = pai.prune(model, "synflow", sparsity=0.98, batch=data.score_batch(per_class=10))
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
+from graphlib import TopologicalSorter
 
 import torch
 
 from pai_lab import criteria  # noqa: F401  (fills the registry)
-from pai_lab.allocation import allocate, check_sparsity
+from pai_lab.allocation import allocate, check_sparsity, count
 from pai_lab.catalog import check_options, find
-from pai_lab.mask import Mask, forward, masked, prunable
+from pai_lab.functional import fit, forward, in_mode, masked, prunable, seeded
+from pai_lab.mask import Mask
 from pai_lab.schedules import sparsities
-from pai_lab.seeding import seeded
+from pai_lab.structures import reduce_to_units
 
 
 class Scores(dict):
@@ -35,20 +38,21 @@ def score(model, criterion, batch=None, *, mask=None, mode=None, seed=0, exclude
     finite or not of the weights' names and shapes; TypeError for an unknown option.
     """
     entry = find("criterion", criterion)
-    check_options(entry, options, ("model", "batch", "mask"))
+    mode = _checked_mode(entry, mode, options)
     weights = prunable(model, exclude)
     device = next(iter(weights.values())).device
     _check_batch(entry, batch, model, device)
-    mode = mode or entry.defaults.get("mode", "eval")
-    if mode not in ("train", "eval"):
-        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
-    with seeded(seed, device), _in_mode(model, mode == "train"), _counted(model) as count, torch.enable_grad():
+    if mask is not None:
+        fit(mask, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
+    with seeded(seed, device), in_mode(model, mode == "train"), _counted(model) as passes, torch.enable_grad():
         try:
             found = entry.function(model, batch, mask, **options)
         except RuntimeError as error:
             raise ValueError(f"{entry.name} cannot score {type(model).__name__}{_shape(batch)}: {error}") from error
+    if not isinstance(found, Mapping):
+        raise TypeError(f"criterion {entry.name!r} must return a mapping name -> scores, got {type(found).__name__}")
     scores = Scores({name: _fitted(entry.name, found, name, w) for name, w in weights.items()})
-    scores.budget = sum(count)
+    scores.budget = sum(passes)
     return scores
 
 
@@ -80,26 +84,32 @@ def rounds(
 ):  # fmt: skip
     """The rounds of `prune`, one at a time: yields (scores, mask) after each; the last mask is `prune`'s.
     With sparsity 0 it yields the dense mask once, with no scores."""
-    check_sparsity(sparsity)
-    entry = find("criterion", criterion)
+    entry, mode = find("criterion", criterion), options.pop("mode", None)
+    steps = sparsities(
+        schedule or entry.defaults.get("schedule", "exponential"), check_sparsity(sparsity),
+        entry.defaults.get("iterations", 1) if iterations is None else iterations,
+    )  # fmt: skip
+    mode = _checked_mode(entry, mode, options)
+    find("scope", scope), find("structure", structure)
     if entry.defaults.get("unit", structure) != structure:
         raise ValueError(f"{entry.name} scores units of structure {entry.defaults['unit']!r}, not {structure!r}")
-    steps = sparsities(
-        schedule or entry.defaults.get("schedule", "exponential"), sparsity,
-        iterations or entry.defaults.get("iterations", 1) if iterations is None else iterations,
-    )  # fmt: skip
     mask = dense = Mask.dense(model, exclude)
     if sparsity == 0:
         yield Scores(), dense
         return
-    fixed = [] if structure == "weight" else output_layers(model, _inputs(batch))
+    first = batch(0) if callable(batch) else batch
+    _check_batch(entry, first, model, next(iter(dense.values())).device)
+    fixed = [] if structure == "weight" else output_layers(model, _inputs(first))
     candidates = [name for name in dense if name not in fixed]
     if not candidates:
         raise ValueError(f"the model's output is all that is left: there is no {structure} to remove")
+    count(sparsity, sum(reduce_to_units(dense[n], structure, "max").numel() for n in candidates), allow_empty)
     spent = 0
     for number, step in enumerate(steps):
-        now = batch(number) if callable(batch) else batch
-        scores = score(model, criterion, now, mask=mask, seed=seed + number * 1_000_003, exclude=exclude, **options)
+        now = batch(number) if callable(batch) and number else first
+        scores = score(
+            model, criterion, now, mask=mask, mode=mode, seed=seed + number * 1_000_003, exclude=exclude, **options
+        )
         part = allocate(
             {name: scores[name] for name in candidates}, step, scope=scope, structure=structure, floor=floor, seed=seed,
             reduce=entry.defaults.get("reduce", "mean"), allow_empty=allow_empty,
@@ -110,50 +120,61 @@ def rounds(
         yield scores, mask
 
 
+def _checked_mode(entry, mode, options):
+    """The mode in force; ValueError or TypeError if it, or an option, is none of the criterion's."""
+    check_options(entry, options, ("model", "batch", "mask"))
+    mode = mode or entry.defaults.get("mode", "eval")
+    if mode not in ("train", "eval"):
+        raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+    return mode
+
+
 def output_layers(model, x=None):
     """Names of the prunable weights whose outputs are the model's: the last ones on each path to the output.
 
     Found by running one sample and walking back from the output. `x` is a batch of inputs; without it the model's
-    `input_shape` serves, and without that the layer that the model defines last is taken. Cost: one forward pass.
+    `input_shape` serves, and without that (or for inputs that are no floats) the layer that the model defines last
+    is taken. ValueError if the output has no gradient. Cost: one forward pass.
     """
-    names = list(prunable(model))
-    shape = getattr(model, "input_shape", None)
-    if x is None and shape is None:
+    tensors, names = masked(model), list(prunable(model))
+    if x is None and getattr(model, "input_shape", None) is not None:
+        x = torch.zeros(1, *model.input_shape, dtype=tensors[names[0]].dtype, device=tensors[names[0]].device)
+    if x is None or not x.is_floating_point():
         return names[-1:]
-    tensors = masked(model)
-    inputs = x[:1] if x is not None else torch.zeros(1, *shape, device=tensors[names[0]].device)
-    with seeded(0, inputs.device), _in_mode(model, False), torch.enable_grad():
-        output = forward(model, tensors, inputs)
-    by_leaf = {id(tensors[name]): name for name in names}
-    found, seen, todo = set(), set(), [output.grad_fn]
+    x = x[:1].detach().clone().requires_grad_()
+    with seeded(0, x.device), in_mode(model, False), torch.enable_grad():
+        try:
+            output = forward(model, tensors, x)
+        except RuntimeError as error:
+            shape = tuple(x.shape[1:])
+            raise ValueError(f"{type(model).__name__} cannot run on inputs of shape {shape}: {error}") from error
+    node = getattr(output, "grad_fn", None)
+    if node is None:
+        raise ValueError(f"the output of {type(model).__name__} has no gradient: its last layers cannot be found")
+    leaves, found, todo = _leaves(node), set(), [node]
     while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        below = [child for child, _ in node.next_functions if child is not None]
-        here = {by_leaf[id(leaf)] for leaf in map(_leaf, below) if id(leaf) in by_leaf}
+        below = [child for child, _ in todo.pop().next_functions if child is not None]
+        # a branch that does not come from the input is a parameter, perhaps rescaled on its way
+        here = set().union(*(leaves[child] for child in below if id(x) not in leaves[child]))
+        here = {name for name in names if id(tensors[name]) in here}
         found |= here
-        todo += [] if here else below
+        todo += [] if here else [child for child in below if id(x) in leaves[child]]
     return [name for name in names if name in found]
 
 
-def _leaf(node):
-    """The leaf tensor behind a node, seen through the transpose of a linear layer's weight; None elsewhere."""
-    while node.name().startswith("TBackward"):
-        node = node.next_functions[0][0]
-    return getattr(node, "variable", None)
-
-
-@contextmanager
-def _in_mode(model, training):
-    flags = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
+def _leaves(node):
+    """For each node of an autograd graph the ids of the leaf tensors below it."""
+    graph, todo = {}, [node]
+    while todo:
+        one = todo.pop()
+        if one not in graph:
+            graph[one] = [child for child, _ in one.next_functions if child is not None]
+            todo += graph[one]
+    leaves = {}
+    for one in TopologicalSorter(graph).static_order():
+        own = {id(one.variable)} if hasattr(one, "variable") else set()
+        leaves[one] = own.union(*(leaves[child] for child in graph[one]))
+    return leaves
 
 
 @contextmanager
@@ -184,8 +205,8 @@ def _fitted(criterion, found, name, weight):
 
 def _inputs(batch):
     """The x of a batch, or of its first pair; None if there is no batch yet."""
-    first = batch[0] if isinstance(batch, list) else batch
-    return first[0] if isinstance(first, (tuple, list)) else None
+    first = batch[0] if isinstance(batch, list) and batch else batch
+    return first[0] if isinstance(first, (tuple, list)) and first else None
 
 
 def _shape(batch):
@@ -199,6 +220,8 @@ def _check_batch(entry, batch, model, device):
         if needs in ("labelled batch", "input shape"):
             raise ValueError(f"{entry.name} needs a batch: pass batch=data.score_batch(per_class=10)")
         return
+    if isinstance(batch, list) and not batch:
+        raise ValueError("the batch is an empty list; a batch is a pair (x, y) or a list of pairs")
     for pair in batch if isinstance(batch, list) else [batch]:
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(torch.is_tensor(t) for t in pair)):
             raise ValueError(f"a batch is a pair (x, y) of tensors or a list of pairs, got {type(pair).__name__}")

@@ -1,6 +1,6 @@
 """How fast: the density that is left after a share of the pruning rounds, as pure functions.
 
-    exponential(0.01, 0.5) == 0.1; linear(0.01, 0.5) == 0.505
+exponential(0.01, 0.5) == 0.1; linear(0.01, 0.5) == 0.505
 """
 
 from pai_lab.catalog import find, register

@@ -1,6 +1,6 @@
 """Tensors and plain facts in one safetensors file: whole or not there, never pickle.
 
-    storage.write(path, {"w": tensor}, {"kind": "note"}); tensors, facts = storage.read(path, "note")
+storage.write(path, {"w": tensor}, {"kind": "note"}); tensors, facts = storage.read(path, "note")
 """
 
 import json

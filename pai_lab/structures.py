@@ -1,6 +1,6 @@
 """What is removed together: a structure names the dimensions of a weight that one unit spans.
 
-    weight (out, in, kh, kw): a `filter` spans (in, kh, kw), so its scores have shape (out, 1, 1, 1)
+weight (out, in, kh, kw): a `filter` spans (in, kh, kw), so its scores have shape (out, 1, 1, 1)
 """
 
 import torch
@@ -14,7 +14,10 @@ def weight(ndim):
 
 
 @register(
-    "structure", structure="whole rows W[o]: a neuron or an output channel", family="structured", year=2017,
+    "structure",
+    structure="whole rows W[o]: a neuron or an output channel",
+    family="structured",
+    year=2017,
     paper="Li et al., Pruning filters for efficient convnets",
 )
 def filter(ndim):
@@ -39,4 +42,6 @@ def reduce_to_units(scores, structure="weight", reduce="mean"):
     if reduce not in REDUCTIONS:
         raise nearest("reduction", reduce, REDUCTIONS)
     dims = find("structure", structure).function(scores.ndim)
-    return REDUCTIONS[reduce](scores, dims, keepdim=True) if dims else scores
+    if not dims:
+        return scores
+    return REDUCTIONS[reduce](scores if scores.is_floating_point() else scores.float(), dims, keepdim=True)

@@ -1,6 +1,6 @@
 """Whole experiments by name: build, score, prune, train, measure; names in, flat numbers out.
 
-    pai.experiment(data="mnist1d", model="mlp", method="synflow", sparsity=0.98, seed=0, epochs=30)
+pai.experiment(data="mnist1d", model="mlp", method="synflow", sparsity=0.98, seed=0, epochs=30)
 """
 
 import inspect

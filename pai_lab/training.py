@@ -1,6 +1,6 @@
 """The one training loop: masks held, seeds fixed, hooks where methods need them, resumable.
 
-    run = pai.train(model, data, mask=mask, epochs=30, seed=0); run.table(), run.metrics
+run = pai.train(model, data, mask=mask, epochs=30, seed=0); run.table(), run.metrics
 """
 
 import math
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from pai_lab import checkpoints
 from pai_lab.catalog import nearest
-from pai_lab.mask import Mask, fit
-from pai_lab.seeding import seeded
+from pai_lab.data import check_pair, is_pair
+from pai_lab.functional import check_seed, fit, in_mode, seeded
+from pai_lab.mask import Mask
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = {"cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2, "constant": lambda progress: 1.0}
@@ -102,7 +103,6 @@ class Training:
             if self.stop:
                 break
         self.epoch += 1
-        self.samples += seen
         if self.handle:
             self.handle.check()
         val = evaluate(self.model, self.data.val) if self.data.val is not None else {}
@@ -130,9 +130,10 @@ class Training:
         self.loss.backward()
         if self._masks_gradients:
             self.handle.mask_gradients()
-        if False not in self.notify("on_backward"):
+        if not any(answer is False for answer in self.notify("on_backward")):
             self.optimizer.step()
         self.step += 1
+        self.samples += len(y)
         self.notify("on_step")
         return output
 
@@ -160,19 +161,16 @@ def train(
     that do not fit, a mask of another model, or a checkpoint of other settings (the difference is shown).
     Cost: epochs x len(data.train) FB.
     """
+    data = as_data(data)
     config = {
-        "data": getattr(data, "name", type(data).__name__), "model": type(model).__name__, "epochs": epochs,
+        "data": data.name, "split": getattr(data, "fingerprint", None), "model": type(model).__name__, "epochs": epochs,
         "optimizer": optimizer, "lr": lr, "momentum": momentum, "weight_decay": weight_decay,
         "batch_size": batch_size, "schedule": schedule, "seed": seed,
-        "mask": mask.fingerprint if mask is not None else None,
     }  # fmt: skip
     _check_settings(config)
-    if not hasattr(data, "train"):
-        data = Loaders(data)
+    _check_parts(model, data, mask, callbacks)
+    config["mask"] = mask.fingerprint if mask is not None else None
     data = data.to(device or next(model.parameters()).device)
-    if mask is not None:
-        fit(mask, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
-    check_fit(model, data)
     saved = checkpoints.read(checkpoint, _named(config), model)
     model.to(device)
     if saved:
@@ -231,28 +229,29 @@ def _finish(training, run):
 @torch.no_grad()
 def evaluate(model, xy):
     """Mean cross-entropy "loss" and "accuracy" (a fraction) on `xy`: a pair (x, y) or a DataLoader of pairs.
-    Eval mode; the model's mode is put back. Cost: one forward pass."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        loss = correct = seen = 0
+    Eval mode; every module's mode is put back. ValueError if there is no sample. Cost: one forward pass."""
+    device = next(model.parameters()).device
+    loss = correct = seen = 0
+    with in_mode(model, False):
         for x, y in batches(xy, 1000):
             output, y = model(x.to(device)), y.to(device)
             loss += F.cross_entropy(output, y, reduction="sum")
             correct += (output.argmax(1) == y).sum()
             seen += len(y)
-    finally:
-        model.train(was_training)
+    if not seen:
+        raise ValueError("there is no sample to evaluate on: the data is empty")
     return {"loss": float(loss) / seen, "accuracy": float(correct) / seen}
 
 
 def batches(xy, batch_size, generator=None):
     """Batches of a pair (x, y) of at most `batch_size` samples, sizes equal within one (no lonely last sample that
     BatchNorm cannot use); shuffled if a generator is given. Anything else is iterated as it is (a DataLoader)."""
-    if not isinstance(xy, (tuple, list)):
+    if not is_pair(xy):
         yield from xy
         return
     x, y = xy
+    if not len(x):
+        return
     order = torch.arange(len(x)) if generator is None else torch.randperm(len(x), generator=generator)
     for index in order.to(x.device).tensor_split(steps_per_epoch(xy, batch_size)):
         yield x[index], y[index]
@@ -260,12 +259,12 @@ def batches(xy, batch_size, generator=None):
 
 def steps_per_epoch(xy, batch_size):
     """Number of batches that `batches` makes."""
-    return math.ceil(len(xy[0]) / batch_size) if isinstance(xy, (tuple, list)) else len(xy)
+    return math.ceil(len(xy[0]) / batch_size) if is_pair(xy) else len(xy)
 
 
 @dataclass
 class Loaders:
-    """A DataLoader (or any iterable of batches with a length) in the place of a Data; val and test may be None."""
+    """A DataLoader, a list of batches or a pair (x, y) in the place of a Data; val and test may be None."""
 
     train: object
     val: object = None
@@ -274,38 +273,63 @@ class Loaders:
     name: str = "DataLoader"
 
     def to(self, device):
-        return self
+        return self  # each batch is moved when it is used
 
 
 def make_optimizer(model, config):
     """The optimizer of the settings over all parameters, in torch's fused form where there is one."""
     parameters, lr = [p for p in model.parameters() if p.requires_grad], config["lr"]
     if callable(config["optimizer"]):
-        return config["optimizer"](parameters, lr)
+        own = config["optimizer"](parameters, lr)
+        if not isinstance(own, torch.optim.Optimizer):
+            raise TypeError(f"optimizer(parameters, lr) must return a torch Optimizer, got {type(own).__name__}")
+        return own
     options = {"momentum": config["momentum"]} if config["optimizer"] == "sgd" else {}
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     kind = OPTIMIZERS[config["optimizer"]]
     return kind(parameters, lr=lr, weight_decay=config["weight_decay"], fused=fused, **options)
 
 
-def check_fit(model, data):
-    """ValueError unless the model, run on two training samples in eval mode, has a class for every label."""
-    x, y = next(iter(batches(data.train, 2)))
-    was_training, home = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        with torch.no_grad():
-            output = model(x[:2].to(home))
-    except RuntimeError as error:
-        shape = tuple(x.shape[1:])
-        raise ValueError(f"{type(model).__name__} cannot run on {data.name} inputs {shape}: {error}") from error
-    finally:
-        model.train(was_training)
-    highest = int((data.train[1] if isinstance(data.train, (tuple, list)) else y).max())
-    if output.ndim != 2 or highest >= output.shape[1]:
-        raise ValueError(
-            f"label {highest} of {data.name} needs {highest + 1} classes; the model gives {tuple(output.shape[1:])}"
-        )
+def as_data(data):
+    """`data` if it has splits; a pair (x, y), a DataLoader or a list of batches as its training split alone.
+    TypeError for anything else."""
+    if hasattr(data, "train"):
+        return data
+    if isinstance(data, str) or not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
+        raise TypeError(f"data must be a Data (pai.load), a pair (x, y) or a DataLoader, got {data!r}")
+    return Loaders(data)
+
+
+def _check_parts(model, data, mask, callbacks):
+    """The mask and the callbacks are what they should be, and the model has a class for every label of `data`."""
+    if mask is not None and not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask (pai.prune, pai.Mask), got {type(mask).__name__}")
+    if mask is not None:
+        fit(mask, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
+    if not isinstance(callbacks, (tuple, list)) or not all(isinstance(c, Callback) for c in callbacks):
+        raise TypeError(f"callbacks must be a list of Callback objects, got {callbacks!r}")
+    shape = tuple(data.train[0].shape[1:]) if is_pair(data.train) else None
+    for part in ("train", "val", "test"):
+        pair = getattr(data, part)
+        if isinstance(pair, (tuple, list)) and len(pair) == 2 and shape:
+            check_pair(f"{part} of {data.name!r}", pair, shape)
+            check_fit(model, pair, data.name)
+
+
+def check_fit(model, xy, name="data"):
+    """ValueError unless the model, run on two samples in eval mode, has a class for every label of `xy`."""
+    x, y = xy
+    with in_mode(model, False), torch.no_grad():
+        try:
+            output = model(x[:2].to(next(model.parameters()).device))
+        except RuntimeError as error:
+            shape = tuple(x.shape[1:])
+            raise ValueError(f"{type(model).__name__} cannot run on {name} inputs {shape}: {error}") from error
+    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        raise ValueError(f"the model's output must be a tensor (samples, classes), got {got}")
+    if (highest := int(y.max())) >= output.shape[1]:
+        raise ValueError(f"label {highest} of {name} needs {highest + 1} classes; the model's output has {got[1]}")
 
 
 def _check_settings(config):
@@ -319,6 +343,9 @@ def _check_settings(config):
     for name, allowed in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if not callable(config[name]) and config[name] not in allowed:
             raise nearest(name, config[name], allowed)
+    check_seed(config["seed"])
+    if config["weight_decay"] and callable(config["optimizer"]):
+        raise ValueError("weight_decay goes with a named optimizer; give it to your own where you make it")
     if config["momentum"] and config["optimizer"] != "sgd":
         raise ValueError(f"momentum={config['momentum']} goes with optimizer='sgd', not {config['optimizer']!r}")
 

@@ -1,12 +1,12 @@
 """Scores that look at nothing but the weights, or at nothing at all.
 
-    pai.score(model, "magnitude")["0.weight"]
+pai.score(model, "magnitude")["0.weight"]
 """
 
 import torch
 
 from pai_lab.catalog import criterion
-from pai_lab.mask import prunable
+from pai_lab.functional import prunable
 
 BOTH = {"when": "before, after", "needs": "nothing", "cost": "0"}
 

@@ -1,13 +1,13 @@
 """Scores from the gradient of the training loss.
 
-    pai.score(model, "snip", data.score_batch(per_class=10))
+pai.score(model, "snip", data.score_batch(per_class=10))
 """
 
 import torch
 import torch.nn.functional as F
 
 from pai_lab.catalog import criterion
-from pai_lab.mask import forward, masked, prunable
+from pai_lab.functional import forward, masked, prunable
 
 TRACK = {"when": "before", "track": "sparse selection", "needs": "labelled batch"}
 
@@ -32,7 +32,10 @@ def loss_gradients(model, batch, mask):
 
 def cross_entropy(output, y):
     """Mean cross-entropy. ValueError if a label is no class of the output (a GPU would only abort)."""
-    if output.ndim < 2 or int(y.max()) >= output.shape[1]:
+    if not isinstance(output, torch.Tensor) or output.ndim < 2:
+        got = tuple(getattr(output, "shape", ())) or type(output).__name__
+        raise ValueError(f"the model's output must be a tensor (samples, classes, ...), got {got}")
+    if int(y.max()) >= output.shape[1]:
         raise ValueError(f"label {int(y.max())} needs a class that the output of shape {tuple(output.shape)} lacks")
     return F.cross_entropy(output, y)
 
@@ -44,4 +47,4 @@ def cross_entropy(output, y):
 def snip(model, batch, mask):
     """|w * dL/dw|: how fast the loss changes when the connection is scaled down. 1 FB per sample."""
     weights, gradients = loss_gradients(model, batch, mask)
-    return {name: gradients[name].mul_(w.detach()).abs_() for name, w in weights.items()}
+    return {name: (w.detach() * gradients[name]).abs_() for name, w in weights.items()}

@@ -1,12 +1,12 @@
 """Scores of the flow of signal through the net, with no data.
 
-    pai.prune(model, "synflow", 0.98, batch=data.score_batch())     # only the shape of x is read
+pai.prune(model, "synflow", 0.98, batch=data.score_batch())     # only the shape of x is read
 """
 
 import torch
 
 from pai_lab.catalog import criterion
-from pai_lab.mask import forward, masked, prunable
+from pai_lab.functional import forward, masked, prunable
 
 
 @criterion(
@@ -30,4 +30,4 @@ def synflow(model, batch, mask):
     weights = {name: tensors[name] for name in prunable(model)}
     ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=device)
     gradients = torch.autograd.grad(forward(model, tensors, ones).sum(), list(weights.values()))
-    return {n: g.mul_(w.detach()) for (n, w), g in zip(weights.items(), gradients, strict=True)}
+    return {n: g * w.detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}

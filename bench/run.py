@@ -1,0 +1,197 @@
+"""Ratios of speed and memory, each pair measured side by side in one run; prints a Markdown table.
+
+python bench/run.py             # all, about 6 minutes on two cores
+python bench/run.py hold select # some of them
+"""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from copy import deepcopy
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import prune as torch_prune
+
+import pai_lab as pai
+from pai_lab.allocation import select
+
+ROWS = []
+
+
+def row(what, measured, goal, beside=""):
+    ROWS.append((what, measured, goal, beside))
+    print("| " + " | ".join(ROWS[-1]) + " |", flush=True)
+
+
+def side_by_side(functions, rounds):
+    """Seconds per call of each function, in turn, `rounds` times; medians and the ratios to the first."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            times[name].append(time.perf_counter() - started)
+    first = next(iter(times))
+    ratios = {n: median(a / b for a, b in zip(t, times[first], strict=True)) for n, t in times.items()}
+    return {n: median(t) for n, t in times.items()}, ratios
+
+
+def image_data(size, classes=100, n=200):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 3, size, size, generator=generator), torch.arange(n) % classes
+    return pai.Data(name="random images", train=(x, y), val=(x, y), test=(x, y))
+
+
+def hold():
+    """A training step under a held mask against the dense step, and under torch's own pruning."""
+    for data_name, model_name, goal in (("mnist1d", "mlp", "1.05"), ("digits", "vgg6_bn", "1.02")):
+        data = pai.load(data_name)
+        x, y = (t[:64] for t in data.train)
+
+        def stepper(kind, data=data, model_name=model_name, x=x, y=y):
+            model = pai.build(model_name, data, seed=0)
+            mask = pai.prune(model, "magnitude", 0.9)
+            if kind == "torch":
+                mask.to_torch(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+            if kind == "held":
+                mask.hold(model, optimizer)
+
+            def steps():
+                for _ in range(20):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+                    optimizer.step()
+
+            return steps
+
+        torch.set_num_threads(1)
+        _, ratios = side_by_side({kind: stepper(kind) for kind in ("dense", "held", "torch")}, 60)
+        torch.set_num_threads(os.cpu_count())
+        row(
+            f"a training step of {model_name} on {data_name} with `Mask.hold` / dense", f"{ratios['held']:.3f}", f"{goal}",
+            f"`torch.nn.utils.prune` {ratios['torch']:.3f}",
+        )  # fmt: skip
+
+
+def selection():
+    """Exact selection of k among 15 million scores against numpy's partition on distinct ones."""
+    n, rng = 15_000_000, np.random.default_rng(0)
+    distinct = rng.standard_normal(n).astype(np.float32)
+    tied = np.where(rng.random(n) < 0.9, np.float32(0), distinct)
+    k = n // 10
+    work = {
+        "partition": lambda: np.partition(distinct, n - k),
+        "select": lambda: select(distinct, k, None, np.random.default_rng(0)),
+        "tied": lambda: select(tied, k, None, np.random.default_rng(0)),
+    }
+    seconds, ratios = side_by_side(work, 9)
+    as_torch = torch.from_numpy(distinct)
+    beside, slow = side_by_side(
+        {"numpy": work["partition"], "kthvalue": lambda: as_torch.kthvalue(n - k), "sort": lambda: as_torch.sort()}, 3
+    )
+    row("exact selection among 15 M distinct scores / `numpy.partition`", f"{ratios['select']:.2f}", "3",
+        f"partition {1e3 * seconds['partition']:.0f} ms; kthvalue {slow['kthvalue']:.1f}, sort {slow['sort']:.1f}")  # fmt: skip
+    row("the same with 90% equal scores / `numpy.partition` on distinct ones", f"{ratios['tied']:.2f}", "3")
+
+
+def scoring():
+    """SNIP against one forward+backward of its batch; SynFlow against its 100 of one sample in float64."""
+    data = image_data(32)
+    model = pai.build("vgg16_bn", data, seed=0)
+    batch = tuple(t[:100] for t in data.train)
+
+    def plain(net, x, y):
+        net.train()
+        torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
+
+    work = {"plain": lambda: plain(model, *batch), "snip": lambda: pai.score(model, "snip", batch)}
+    seconds, ratios = side_by_side(work, 7)
+    row("SNIP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['snip']:.2f}", "1.15",
+        f"{seconds['plain']:.1f} s")  # fmt: skip
+
+    double = deepcopy(model).double().eval()
+    one = torch.ones(1, 3, 32, 32, dtype=torch.float64)
+
+    def hundred():
+        for _ in range(100):
+            torch.autograd.grad(double(one).sum(), list(double.parameters()))
+
+    work = {"plain": hundred, "synflow": lambda: pai.prune(model, "synflow", 0.99, batch=batch)}
+    seconds, ratios = side_by_side(work, 3)
+    row("SynFlow, 100 rounds to 99%, VGG-16 / its 100 forward+backward passes", f"{ratios['synflow']:.2f}", "2",
+        f"{seconds['plain']:.0f} s")  # fmt: skip
+
+
+MEMORY = """
+import gc, json, sys, torch, torch.nn.functional as F
+sys.path.insert(0, "bench")
+import pai_lab as pai
+from run import image_data
+kind = sys.argv[1]
+data = image_data(32)
+model = pai.build("vgg16_bn", data, seed=0)
+batch = tuple(t[:100 if kind == "snip" else 2] for t in data.train)
+size = sum(w.numel() for w in pai.prunable(model).values()) * (4 if kind == "snip" else 8)
+def status(key):
+    return 1024 * int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
+def peak(work):
+    gc.collect()
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    work()
+    return (status("VmHWM") - before) / size
+def score():
+    pai.prune(model, kind, 0.9, batch=batch, iterations=2)
+def plain():
+    tensors = pai.masked(model, dtype=torch.float32 if kind == "snip" else torch.float64)
+    x = batch[0] if kind == "snip" else torch.ones(1, 3, 32, 32, dtype=torch.float64)
+    was = model.training; model.train(kind == "snip")
+    torch.autograd.grad(pai.forward(model, tensors, x).sum(), [tensors[n] for n in pai.prunable(model)])
+    model.train(was)
+print(json.dumps({"score": peak(score), "plain": peak(plain)}))
+"""
+
+
+def memory():
+    """Peak memory of pruning, in tensors of the weights' size, beyond model and activations.
+
+    A plain forward+backward on a copy of the weights holds two such tensors (copy, gradients) and the
+    activations; what pruning peaks at beyond it is therefore added to two. Each in a process of its own.
+    """
+    for kind in ("snip", "synflow"):
+        out = subprocess.run([sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, check=True).stdout
+        found = json.loads(out.splitlines()[-1])
+        extra = 2 + max(found["score"] - found["plain"], 0)
+        row(f"peak memory of pruning by {kind}, VGG-16, in tensors of the weights' size", f"{extra:.1f}", "4",
+            f"peak {found['score']:.1f}, plain forward+backward {found['plain']:.1f}")  # fmt: skip
+
+
+def imports():
+    """`import pai_lab` over `import torch`, each in a fresh process."""
+
+    def seconds(module):
+        code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    seconds("pai_lab")
+    pairs = [(seconds("torch"), seconds("pai_lab")) for _ in range(9)]
+    extra = median(b - a for a, b in pairs)
+    row("`import pai_lab` over `import torch`", f"{extra:.2f} s", "0.3 s", f"torch {median(a for a, _ in pairs):.1f} s")
+
+
+ALL = {"hold": hold, "select": selection, "scoring": scoring, "memory": memory, "imports": imports}
+
+if __name__ == "__main__":
+    print("| what | measured | at most | beside it |\n|---|---|---|---|")
+    for name in sys.argv[1:] or ALL:
+        ALL[name]()
+        gc.collect()
