@@ -5,7 +5,6 @@ python bench/run.py hold select # some of them
 """
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.utils import prune as torch_prune
 
 import pai_lab as pai
 from pai_lab.allocation import select
@@ -29,10 +27,10 @@ def row(what, measured, goal, beside=""):
     print("| " + " | ".join(ROWS[-1]) + " |", flush=True)
 
 
-def side_by_side(functions, rounds):
+def side_by_side(functions, rounds, warm=True):
     """Seconds per call of each function, in turn, `rounds` times; medians and the ratios to the first."""
     times = {name: [] for name in functions}
-    for function in functions.values():
+    for function in functions.values() if warm else ():
         function()
     for _ in range(rounds):
         for name, function in functions.items():
@@ -77,9 +75,11 @@ def hold():
         _, ratios = side_by_side({kind: stepper(kind) for kind in ("dense", "held", "torch")}, 60)
         torch.set_num_threads(os.cpu_count())
         row(
-            f"a training step of {model_name} on {data_name} with `Mask.hold` / dense", f"{ratios['held']:.3f}", f"{goal}",
+            f"a training step of {model_name} on {data_name} with `Mask.hold` / dense",
+            f"{ratios['held']:.3f}",
+            goal,
             f"`torch.nn.utils.prune` {ratios['torch']:.3f}",
-        )  # fmt: skip
+        )
 
 
 def selection():
@@ -95,11 +95,11 @@ def selection():
     }
     seconds, ratios = side_by_side(work, 9)
     as_torch = torch.from_numpy(distinct)
-    beside, slow = side_by_side(
-        {"numpy": work["partition"], "kthvalue": lambda: as_torch.kthvalue(n - k), "sort": lambda: as_torch.sort()}, 3
-    )
-    row("exact selection among 15 M distinct scores / `numpy.partition`", f"{ratios['select']:.2f}", "3",
-        f"partition {1e3 * seconds['partition']:.0f} ms; kthvalue {slow['kthvalue']:.1f}, sort {slow['sort']:.1f}")  # fmt: skip
+    others = {"kthvalue": lambda: as_torch.kthvalue(n - k), "sort": lambda: as_torch.sort()}
+    _, slow = side_by_side({"partition": work["partition"]} | others, 3)
+    words = f"partition {1e3 * seconds['partition']:.0f} ms; `torch.kthvalue` {slow['kthvalue']:.0f}"
+    words += f", `torch.sort` {slow['sort']:.0f} times it"
+    row("exact selection among 15 M distinct scores / `numpy.partition`", f"{ratios['select']:.2f}", "3", words)
     row("the same with 90% equal scores / `numpy.partition` on distinct ones", f"{ratios['tied']:.2f}", "3")
 
 
@@ -115,8 +115,8 @@ def scoring():
 
     work = {"plain": lambda: plain(model, *batch), "snip": lambda: pai.score(model, "snip", batch)}
     seconds, ratios = side_by_side(work, 7)
-    row("SNIP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['snip']:.2f}", "1.15",
-        f"{seconds['plain']:.1f} s")  # fmt: skip
+    words = f"{seconds['plain']:.1f} s"
+    row("SNIP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['snip']:.2f}", "1.15", words)
 
     double = deepcopy(model).double().eval()
     one = torch.ones(1, 3, 32, 32, dtype=torch.float64)
@@ -126,38 +126,38 @@ def scoring():
             torch.autograd.grad(double(one).sum(), list(double.parameters()))
 
     work = {"plain": hundred, "synflow": lambda: pai.prune(model, "synflow", 0.99, batch=batch)}
-    seconds, ratios = side_by_side(work, 3)
-    row("SynFlow, 100 rounds to 99%, VGG-16 / its 100 forward+backward passes", f"{ratios['synflow']:.2f}", "2",
-        f"{seconds['plain']:.0f} s")  # fmt: skip
+    seconds, ratios = side_by_side(work, 2, warm=False)
+    words = f"{seconds['plain']:.0f} s"
+    row("SynFlow, 100 rounds to 99%, VGG-16 / its 100 forward+backward passes", f"{ratios['synflow']:.2f}", "2", words)
 
 
 MEMORY = """
-import gc, json, sys, torch, torch.nn.functional as F
+import gc, sys, torch
 sys.path.insert(0, "bench")
 import pai_lab as pai
 from run import image_data
-kind = sys.argv[1]
-data = image_data(32)
-model = pai.build("vgg16_bn", data, seed=0)
-batch = tuple(t[:100 if kind == "snip" else 2] for t in data.train)
-size = sum(w.numel() for w in pai.prunable(model).values()) * (4 if kind == "snip" else 8)
-def status(key):
-    return 1024 * int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
-def peak(work):
+what, kind = sys.argv[1:]
+double = kind == "synflow"
+def score(model, data, batch):
+    pai.prune(model, kind, 0.9, batch=batch, iterations=2)
+def plain(model, data, batch):
+    weights = pai.masked(model, dtype=torch.float64 if double else None)
+    x = torch.ones(1, *model.input_shape, dtype=torch.float64) if double else batch[0]
+    model.train(not double)
+    torch.autograd.grad(pai.forward(model, weights, x).sum(), [weights[n] for n in pai.prunable(model)])
+def run(name):
+    data = image_data(32)
+    model = pai.build(name, data, seed=0)
+    batch = tuple(t[: 2 if double else 100] for t in data.train)
     gc.collect()
     open("/proc/self/clear_refs", "w").write("5")
     before = status("VmRSS")
-    work()
-    return (status("VmHWM") - before) / size
-def score():
-    pai.prune(model, kind, 0.9, batch=batch, iterations=2)
-def plain():
-    tensors = pai.masked(model, dtype=torch.float32 if kind == "snip" else torch.float64)
-    x = batch[0] if kind == "snip" else torch.ones(1, 3, 32, 32, dtype=torch.float64)
-    was = model.training; model.train(kind == "snip")
-    torch.autograd.grad(pai.forward(model, tensors, x).sum(), [tensors[n] for n in pai.prunable(model)])
-    model.train(was)
-print(json.dumps({"score": peak(score), "plain": peak(plain)}))
+    {"score": score, "plain": plain}[what](model, data, batch)
+    return (status("VmHWM") - before) / sum(w.numel() for w in pai.prunable(model).values()) / (8 if double else 4)
+def status(key):
+    return 1024 * int(next(l for l in open("/proc/self/status") if l.startswith(key)).split()[1])
+run("resnet20")  # libraries load what they need
+print(run("vgg16_bn"))
 """
 
 
@@ -167,12 +167,16 @@ def memory():
     A plain forward+backward on a copy of the weights holds two such tensors (copy, gradients) and the
     activations; what pruning peaks at beyond it is therefore added to two. Each in a process of its own.
     """
+
+    def peak(what, kind):
+        command = [sys.executable, "-c", MEMORY, what, kind]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
     for kind in ("snip", "synflow"):
-        out = subprocess.run([sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, check=True).stdout
-        found = json.loads(out.splitlines()[-1])
+        found = {what: median(peak(what, kind) for _ in range(3)) for what in ("score", "plain")}
         extra = 2 + max(found["score"] - found["plain"], 0)
-        row(f"peak memory of pruning by {kind}, VGG-16, in tensors of the weights' size", f"{extra:.1f}", "4",
-            f"peak {found['score']:.1f}, plain forward+backward {found['plain']:.1f}")  # fmt: skip
+        words = f"peak {found['score']:.1f}, plain forward+backward {found['plain']:.1f}"
+        row(f"peak memory of pruning by {kind}, VGG-16, in tensors of the weights' size", f"{extra:.1f}", "4", words)
 
 
 def imports():

@@ -67,7 +67,7 @@ def check_sparsity(sparsity):
     if isinstance(sparsity, bool) or not isinstance(sparsity, Real):
         raise TypeError(f"sparsity must be a number in [0, 1], got {sparsity!r}")
     if not 0 <= sparsity <= 1:
-        hint = f". Did you mean {sparsity / 100:g}?" if 1 < sparsity <= 100 else ""
+        hint = f". Did you mean {sparsity / 100:g}?" if 2 <= sparsity <= 100 else ""
         raise ValueError(f"sparsity is the fraction removed, in [0, 1]; got {sparsity}{hint}")
     return sparsity
 

@@ -177,9 +177,13 @@ class Mask(Mapping):
     @classmethod
     def from_torch(cls, model):
         """The mask that `torch.nn.utils.prune` holds on a model; layers that it does not hold are dense."""
-        tensors = {}
+        tensors, seen = {}, set()
         for prefix, module in model.named_modules():
             if isinstance(module, PRUNABLE):
+                weight = module._parameters.get("weight_orig", module._parameters.get("weight"))
+                if id(weight) in seen:  # a shared weight has one entry, as in `prunable`
+                    continue
+                seen.add(id(weight))
                 name = f"{prefix}.weight" if prefix else "weight"
                 held = module._buffers.get("weight_mask")
                 tensors[name] = torch.ones_like(module.weight, dtype=torch.bool) if held is None else held.bool()

@@ -6,6 +6,7 @@ mask = pai.prune(model, "synflow", sparsity=0.98, batch=data.score_batch(per_cla
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from graphlib import TopologicalSorter
 
 import torch
@@ -39,14 +40,18 @@ def score(model, criterion, batch=None, *, mask=None, mode=None, seed=0, exclude
     """
     entry = find("criterion", criterion)
     mode = _checked_mode(entry, mode, options)
+    if isinstance(batch, list) and len(batch) == 2 and all(map(torch.is_tensor, batch)):
+        batch = tuple(batch)  # [x, y], as a DataLoader hands it out
     weights = prunable(model, exclude)
     device = next(iter(weights.values())).device
     _check_batch(entry, batch, model, device)
     if mask is not None:
         fit(mask, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
-    with seeded(seed, device), in_mode(model, mode == "train"), _counted(model) as passes, torch.enable_grad():
+    # a function of the reader's own may call model(x) and backward(): it gets a copy to do so
+    net = model if entry.function.__module__.startswith("pai_lab.") else deepcopy(model)
+    with seeded(seed, device), in_mode(net, mode == "train"), _counted(net) as passes, torch.enable_grad():
         try:
-            found = entry.function(model, batch, mask, **options)
+            found = entry.function(net, batch, mask, **options)
         except RuntimeError as error:
             raise ValueError(f"{entry.name} cannot score {type(model).__name__}{_shape(batch)}: {error}") from error
     if not isinstance(found, Mapping):
@@ -71,10 +76,13 @@ def prune(
     `sparsity=0` is a true no-op: all True, nothing scored. Errors as in `score` and `allocate`, before anything is
     done. Cost: the criterion's, times the rounds; `mask.budget` has it.
     """
-    *_, (_, mask) = rounds(
+    steps = rounds(
         model, criterion, sparsity, batch=batch, structure=structure, scope=scope, schedule=schedule,
         iterations=iterations, floor=floor, exclude=exclude, seed=seed, allow_empty=allow_empty, **options,
     )  # fmt: skip
+    for step in steps:
+        mask = step[1]
+        del step  # its scores are as large as the model: let go before the next round
     return mask
 
 
@@ -90,7 +98,8 @@ def rounds(
         entry.defaults.get("iterations", 1) if iterations is None else iterations,
     )  # fmt: skip
     mode = _checked_mode(entry, mode, options)
-    find("scope", scope), find("structure", structure)
+    find("scope", scope)
+    find("structure", structure)
     if entry.defaults.get("unit", structure) != structure:
         raise ValueError(f"{entry.name} scores units of structure {entry.defaults['unit']!r}, not {structure!r}")
     mask = dense = Mask.dense(model, exclude)
@@ -118,6 +127,7 @@ def rounds(
         spent += scores.budget
         mask = Mask({**dense, **part}, budget=spent)
         yield scores, mask
+        del scores, part
 
 
 def _checked_mode(entry, mode, options):
@@ -144,21 +154,26 @@ def output_layers(model, x=None):
     x = x[:1].detach().clone().requires_grad_()
     with seeded(0, x.device), in_mode(model, False), torch.enable_grad():
         try:
-            output = forward(model, tensors, x)
+            output = forward(model, tensors, x.clone())  # a net may overwrite its input, never a leaf
         except RuntimeError as error:
             shape = tuple(x.shape[1:])
             raise ValueError(f"{type(model).__name__} cannot run on inputs of shape {shape}: {error}") from error
     node = getattr(output, "grad_fn", None)
     if node is None:
         raise ValueError(f"the output of {type(model).__name__} has no gradient: its last layers cannot be found")
-    leaves, found, todo = _leaves(node), set(), [node]
+    leaves, found, seen, todo = _leaves(node), set(), set(), [node]
     while todo:
-        below = [child for child, _ in todo.pop().next_functions if child is not None]
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        below = [child for child, _ in node.next_functions if child is not None]
         # a branch that does not come from the input is a parameter, perhaps rescaled on its way
         here = set().union(*(leaves[child] for child in below if id(x) not in leaves[child]))
         here = {name for name in names if id(tensors[name]) in here}
         found |= here
-        todo += [] if here else [child for child in below if id(x) in leaves[child]]
+        sums = node.name().startswith(("AddBackward", "SubBackward", "CatBackward", "StackBackward"))
+        todo += [] if here and not sums else [child for child in below if id(x) in leaves[child]]
     return [name for name in names if name in found]
 
 
@@ -193,6 +208,8 @@ def _fitted(criterion, found, name, weight):
         raise ValueError(f"criterion {criterion!r} returned no score for {name!r}; it returned {list(found)}")
     scores = found[name]
     try:
+        if scores.ndim not in (0, weight.ndim):  # (out,) would be read as a score per input
+            raise RuntimeError
         scores = scores.detach().expand(weight.shape)
     except (RuntimeError, AttributeError):
         got = tuple(getattr(scores, "shape", ())) or type(scores).__name__

@@ -158,7 +158,8 @@ def train(
     bit, if it is there. An interrupt (Ctrl-C) keeps the history so far and a usable model: `run.interrupted`.
 
     ValueError or TypeError before anything is changed for settings out of range, unknown names, labels or shapes
-    that do not fit, a mask of another model, or a checkpoint of other settings (the difference is shown).
+    that do not fit (a loader's batches are not looked at), a mask of another model, or a checkpoint of other
+    settings (the difference is shown).
     Cost: epochs x len(data.train) FB.
     """
     data = as_data(data)
@@ -297,6 +298,8 @@ def as_data(data):
         return data
     if isinstance(data, str) or not hasattr(data, "__len__") or not hasattr(data, "__iter__"):
         raise TypeError(f"data must be a Data (pai.load), a pair (x, y) or a DataLoader, got {data!r}")
+    if not len(data):  # also a TypeError for a DataLoader without a length
+        raise ValueError("data is empty: there is no batch to train on")
     return Loaders(data)
 
 

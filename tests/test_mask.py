@@ -269,6 +269,7 @@ def test_torch_gets_a_shared_weight_masked_at_every_place():
     mask, x = random_mask(model), torch.randn(3, 4)
     expected = mask.apply(copy.deepcopy(model))(x)
     assert torch.equal(mask.to_torch(model)(x), expected)
+    assert Mask.from_torch(model) == mask
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -394,6 +394,25 @@ class Scaled(nn.Module):
         return F.linear(self.one(x).relu(), F.normalize(self.head.weight))
 
 
+class Prototypes(nn.Module):
+    """Two terms of one output, the second made of parameters alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.fixed, self.one, self.head = (
+            nn.Parameter(torch.ones(1, 2)),
+            *map(nn.Linear, (2, 4, 6), (3, 6, 3)),
+        )
+
+    def forward(self, x):
+        return self.head(self.one(x).relu()) + self.fixed(self.query)
+
+
+def inplace():
+    """The first layer overwrites its input."""
+    return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3))
+
+
 OUTPUTS = [
     (mlp, ["6.weight"]),
     (HeadFirst, ["head.weight"]),
@@ -404,6 +423,8 @@ OUTPUTS = [
     (ConvHead, ["last.weight"]),
     (HeadTwice, ["square.weight"]),
     (Scaled, ["head.weight"]),
+    (Prototypes, ["fixed.weight", "head.weight"]),
+    (inplace, ["3.weight"]),
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pai_lab as pai
 from pai_lab.training import Loaders, batches, steps_per_epoch
@@ -306,7 +306,11 @@ def test_unfit_data_change_nothing(parts):
 
 
 def test_data_of_the_wrong_kind_change_nothing():
-    for data in (None, 3, "mnist1d", (pair for pair in [(X, Y)])):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            return zip(X, Y, strict=True)
+
+    for data in (None, 3, "mnist1d", (pair for pair in [(X, Y)]), DataLoader(Endless(), 4), []):
         model = net()
         unchanged_by(model, data, mask=mask_for(model))
 

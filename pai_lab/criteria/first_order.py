@@ -47,4 +47,4 @@ def cross_entropy(output, y):
 def snip(model, batch, mask):
     """|w * dL/dw|: how fast the loss changes when the connection is scaled down. 1 FB per sample."""
     weights, gradients = loss_gradients(model, batch, mask)
-    return {name: (w.detach() * gradients[name]).abs_() for name, w in weights.items()}
+    return {name: w.detach().mul_(gradients[name]).abs_() for name, w in weights.items()}  # in our own copy

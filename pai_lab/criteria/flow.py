@@ -30,4 +30,4 @@ def synflow(model, batch, mask):
     weights = {name: tensors[name] for name in prunable(model)}
     ones = torch.ones(1, *x.shape[1:], dtype=torch.float64, device=device)
     gradients = torch.autograd.grad(forward(model, tensors, ones).sum(), list(weights.values()))
-    return {n: g * w.detach() for (n, w), g in zip(weights.items(), gradients, strict=True)}
+    return {n: w.detach().mul_(g) for (n, w), g in zip(weights.items(), gradients, strict=True)}  # in our own copy
