@@ -26,7 +26,7 @@ mask data models
 criteria structures allocation schedules checkpoints
 pruning training
 metrics tickets sparse_training mask_learning penalties learned_criterion
-sweep plots
+sweep plots checks
 lesson explore
 """
 FLOORS = {room: floor for floor, rooms in enumerate(PLAN.strip().splitlines(), -2) for room in rooms.split()}
