@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import secrets
+import sys
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -21,16 +22,12 @@ from pai_lab.catalog import nearest
 # -- one record ----------------------------------------------------------------------------------------------------
 def plain(name, value):
     """A setting in the form that JSON keeps: numbers, text, None, lists and dicts of them. TypeError names it."""
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, str):
         return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        if not np.isfinite(value):
+    if isinstance(value, (Real, np.bool_)):
+        if not np.isfinite(float(value)):
             raise ValueError(f"setting {name}={value!r} is not finite; JSON cannot keep it")
-        return float(value)
+        return _number(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -51,18 +48,27 @@ def flat(result):
     for key, value in result.items():
         if not isinstance(key, str) or not (value is None or isinstance(value, (str, bool, np.bool_, Real))):
             raise TypeError(f"a run must return numbers and names; {key!r} is {type(value).__name__}: use float(...)")
-        out[key] = value.item() if isinstance(value, np.generic) else value
+        out[key] = value if value is None or isinstance(value, str) else _number(value)
     return out
 
 
+def _number(value):
+    """A number of any library as Python's own bool, int or float."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def name(run):
-    """The name of a run function, as it stands in its records."""
-    return f"{run.__module__}.{run.__qualname__}" if hasattr(run, "__qualname__") else repr(run)
+    """The name of a run function, as it stands in its records; TypeError if it has none to be found again by."""
+    if not hasattr(run, "__qualname__") or "<lambda>" in run.__qualname__:
+        raise TypeError(f"run={run!r} has no name to find its results by: write it as a function with def")
+    return f"{run.__module__}.{run.__qualname__}"
 
 
 def key(run, settings):
     """The hash that names a result: of the run function's name and all its resolved settings."""
-    text = json.dumps([name(run), settings], sort_keys=True)
+    text = json.dumps([run, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -70,10 +76,9 @@ def provenance():
     """Versions and machine of this process."""
     import torch
 
-    import pai_lab
-
+    house = sys.modules[__package__]  # a room imports no vocabulary, and without it is no room
     return {
-        "pai_lab": pai_lab.__version__, "torch": torch.__version__, "python": platform.python_version(),
+        "pai_lab": house.__version__, "torch": torch.__version__, "python": platform.python_version(),
         "machine": platform.machine(), "processor": f"{os.cpu_count()} cores",
     }  # fmt: skip
 
@@ -120,7 +125,8 @@ def _parsed(path):
     """A record, or None: no file, or a corrupt one, which is renamed and named in a warning."""
     try:
         record = json.loads(path.read_text())
-        if record["key"] == path.stem and isinstance(record["settings"], dict) and {"result", "error"} & set(record):
+        whole = {"provenance", "point"} <= set(record) and (isinstance(record.get("result"), dict) or "error" in record)
+        if whole and record["key"] == path.stem == key(record["run"], record["settings"]):
             return record
     except FileNotFoundError:
         return None
@@ -162,7 +168,8 @@ def results(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of results at {folder}")
-    found = [record for path in sorted(folder.glob("*.json")) if (record := _parsed(path)) is not None]
+    paths = sorted(folder.glob("[0-9a-f]" * 24 + ".json"))  # other files that lie there are not ours
+    found = [record for path in paths if (record := _parsed(path)) is not None]
     whole = table([record for record in found if "result" in record])
     whole.attrs["failed"] = [record["settings"] for record in found if "error" in record]
     return whole
@@ -193,28 +200,29 @@ def compare(
             raise nearest("column", column, list(table.columns))
     baseline = baseline if baseline is not None else "random" if "random" in set(table[by]) else table[by].iloc[0]
     if baseline not in set(table[by]):
-        raise nearest("baseline", baseline, sorted(set(table[by])))
+        raise nearest("baseline", baseline, sorted(map(str, table[by].unique())))
     rows = []
-    for point, group in table.groupby(at, sort=True) if at else [((), table)]:
+    for point, group in table.groupby(at, dropna=False) if at else [((), table)]:
         point = dict(zip(at, point, strict=True))
-        _check_point(group, point, by, over, unequal_budgets)
+        _check_point(group, point, by, over, metric, unequal_budgets)
         base = group[group[by] == baseline].set_index(over)[metric]
-        for name, runs in group.groupby(by, sort=False):
+        for name, runs in group.groupby(by, sort=False, dropna=False):
             values = runs.set_index(over)[metric]
-            row = {"n": len(values), "mean": values.mean(), "std": values.std()}
+            row = {"n": len(values), "mean": values.mean(skipna=False), "std": values.std(skipna=False)}
             rows.append(point | {by: name} | row | _paired(values, base, name, baseline, point, confidence, seed))
     import pandas as pd
 
     return pd.DataFrame(rows)
 
 
-def _check_point(group, point, by, over, unequal_budgets):
+def _check_point(group, point, by, over, metric, unequal_budgets):
     twice = group[group.duplicated([by, over], keep=False)]
     if len(twice):
-        differ = [column for column in twice if twice[column].nunique() > 1 and column not in ("seconds", over)]
+        several = twice.groupby([by, over]).nunique().gt(1).any()
+        differ = [column for column in several.index[several] if column not in ("seconds", metric)]
         raise ValueError(f"{over}s occur more than once at {point}; put what differs in at=: {', '.join(differ[:8])}")
     if "budget_train" in group and group.budget_train.nunique() > 1 and not unequal_budgets:
-        shown = group.groupby(by).budget_train.unique().map(lambda found: sorted(map(int, found))).to_dict()
+        shown = group.groupby(by).budget_train.unique().map(sorted).map(str).to_dict()
         raise ValueError(
             f"the runs at {point} had different training budgets ({shown} sample passes): averaging or "
             "comparing them is not fair. Train them equally long, or pass unequal_budgets=True"
@@ -249,10 +257,8 @@ def checklist(table, *, by="method"):
     points = int(pruned.groupby(by)[level].nunique().min()) if level and len(pruned) else 0
     runs = [c for c in (by, level, *POINT[:2]) if c and c in table]
     seeds = int(table.groupby(runs).seed.nunique().min()) if "seed" in table and runs else 0
-    same = [c for c in ("data", "model", "seed") if c in table]
-    start = "initial" in table and bool((table.groupby(same).initial.nunique() == 1).all())
-    nets = [c for c in POINT[:2] if c in table]
-    equal = "budget_train" in table and bool(nets) and bool((table.groupby(nets).budget_train.nunique() == 1).all())
+    start = _one_value(table, "initial", ("data", "model", "seed"))
+    equal = _one_value(table, "budget_train", ("data", "model"))
     has = set(table.columns)
     items = [
         ("sizes, raw and relative", {"weights", "kept"} <= has, "weights, kept: the ratio follows"),
@@ -266,3 +272,10 @@ def checklist(table, *, by="method"):
         ("the dense network", bool(level) and bool((table[level] == 0).any()), "a run at sparsity 0"),
     ]  # fmt: skip
     return pd.DataFrame(items, columns=["item", "ok", "found"])
+
+
+def _one_value(table, column, within):
+    """Whether a column is known for every run, and the same for all that share the columns `within`."""
+    if not {column, *within} <= set(table.columns) or table[column].isna().any():
+        return False
+    return bool((table.groupby(list(within))[column].nunique() == 1).all())

@@ -9,7 +9,7 @@ import inspect
 import os
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -30,6 +30,7 @@ TRAINING = {
     if key not in ("model", "data", "mask", "epochs", "seed", "progress", "callbacks", "checkpoint", "device")
 }
 RUNNING = {*TRAINING, "progress", "callbacks", "checkpoint", "device"}
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 PRUNING = {"structure": "weight", "scope": "global", "iterations": None, "floor": 0, "per_class": 10}
 
 
@@ -73,10 +74,20 @@ def _fingerprint(model):
 
 
 def _defaults(point):
-    """The settings of an experiment that a point leaves to the house: a stored run is only a hit under the same."""
-    entry = find("criterion", point["method"]) if point.get("method") in names("criterion") else None
-    own = {f"criterion_{name}": value for name, value in entry.defaults.items()} if entry else {}
-    return {"init": "default"} | TRAINING | PRUNING | own
+    """The settings of an experiment that a point leaves to the house: a stored run is only a hit under the same.
+    ValueError for a method, or an option of one, that there is not."""
+    resolve(point["method"])
+    kind = "method" if point["method"] in names("method") else "criterion"
+    entry = find(kind, point["method"])
+    parameters = list(inspect.signature(entry.function).parameters.values())[5 if kind == "method" else 3 :]
+    own = {p.name: _name(p.default) for p in parameters if p.default is not p.empty}
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        known = [*inspect.signature(experiment).parameters, *(p.name for p in parameters)]
+        known += [*RUNNING, *PRUNING, "mode", "exclude", "allow_empty"] if kind == "criterion" else ["progress"]
+        for name in point:
+            if name not in known:
+                raise nearest(f"setting of {kind} {entry.name}", name, known)
+    return TRAINING | PRUNING | own | {f"criterion_{name}": value for name, value in entry.defaults.items()}
 
 
 experiment.defaults = _defaults
@@ -140,10 +151,10 @@ def sweep(run, grid, *, folder, fixed=None):
     that JSON cannot hold (it is named); OSError for a folder that cannot be written; RuntimeError for a cluster
     that is gone (what is done is kept).
     """
-    todo, folder = {}, Path(folder)
+    todo, title, folder = {}, records.name(run), Path(folder).absolute()  # workers may stand in another folder
     for point in _points(grid, dict(fixed or {})):
         point, settings = _resolved(run, point)
-        key = records.key(run, settings)
+        key = records.key(title, settings)
         if key in todo:
             raise ValueError(f"the same settings stand in the grid more than once: {point}")
         todo[key] = (point, settings)
@@ -168,7 +179,9 @@ def _points(grid, fixed):
                 raise TypeError(f"grid[{name!r}] must be a list of values, got {values!r}; one value belongs in fixed")
         points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     else:
-        points = [dict(point) for point in grid]
+        points = list(grid)
+        if wrong := [point for point in points if not isinstance(point, dict)]:
+            raise TypeError(f"the grid must be a dict of lists, or a list of dicts; it holds {wrong[0]!r}")
     if not points or points == [{}]:
         raise ValueError("the grid is empty: give a dict of lists, each with a value, or a list of dicts")
     if both := set(fixed) & {name for point in points for name in point}:
@@ -177,13 +190,17 @@ def _points(grid, fixed):
 
 
 def _resolved(run, point):
-    """The point, and all settings of the run with its defaults, in the form that JSON keeps."""
+    """The point, and all settings of the run with its defaults, in the form that JSON keeps. ValueError or
+    TypeError if the run takes no such setting, or lacks one."""
     parameters = inspect.signature(run).parameters.values()
     named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     if len(named) == len(parameters):
         for name in point:
             if name not in named:
                 raise nearest(f"setting of {records.name(run)}", name, named)
+    lacking = [p.name for p in parameters if p.default is p.empty and p.kind in NAMED and p.name not in point]
+    if lacking:
+        raise TypeError(f"{records.name(run)} needs {', '.join(lacking)}: give it in grid or fixed")
     own = {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}
     point = {name: records.plain(name, value) for name, value in point.items()}
     defaults = run.defaults(point) if hasattr(run, "defaults") else {}
@@ -193,19 +210,19 @@ def _resolved(run, point):
 
 def _run_all(run, missing, done, folder):
     """Run what is missing through joblib; fills `done`, returns the records of failed runs."""
-    from joblib import Parallel, delayed
-    from joblib.parallel import get_active_backend
+    from joblib import delayed
     from tqdm.auto import tqdm
 
     failed = []
     if not missing:
         return failed
-    backend, jobs = get_active_backend()
     tasks = (delayed(_one)(run, key, *pair, str(folder), of_the_reader()) for key, pair in missing.items())
-    parallel = Parallel(n_jobs=-1 if jobs is None else jobs, return_as="generator_unordered", batch_size=1)
-    with tqdm(total=len(missing), disable=bool(os.environ.get("CI")), unit="run") as bar:
+    with (
+        tqdm(total=len(missing), disable=bool(os.environ.get("CI")), unit="run") as bar,
+        closing(_ended(tasks, folder)) as ended,
+    ):
         try:
-            for record in parallel(tasks):
+            for record in ended:
                 records.write(folder, record)  # again, for a worker that does not see the folder
                 if "error" in record:
                     failed.append(record)
@@ -216,12 +233,32 @@ def _run_all(run, missing, done, folder):
         except KeyboardInterrupt:
             print(f"interrupted: finished runs are kept in {folder}; the same call goes on from there")
             raise
-        except (OSError, RuntimeError) as error:
-            raise RuntimeError(
-                f"the workers ({type(backend).__name__}) are gone: {type(error).__name__}: {error}. Finished runs are "
-                f"kept in {folder}; start workers and call again"
-            ) from error
     return failed
+
+
+def _ended(tasks, folder):
+    """The records of the tasks as they end, from the workers that joblib is told to use."""
+    from joblib import Parallel
+    from joblib.parallel import get_active_backend
+
+    backend, jobs = get_active_backend()
+    dask = getattr(backend, "client", None)
+    if dask:  # joblib would take a cluster of one thread for none, and run in this process instead
+        counted = backend.effective_n_jobs
+        backend.effective_n_jobs = lambda jobs: max(2, counted(jobs))
+    parallel = Parallel(
+        n_jobs=-1 if jobs is None else jobs, return_as="generator_unordered", batch_size=1,
+        pre_dispatch="all" if dask else "2 * n_jobs",  # for workers that join later; loky's interrupt needs it short
+    )  # fmt: skip
+    try:
+        if dask and dask.status != "running":  # joblib would wait for it, much longer than a reader does
+            raise ConnectionError(f"no connection to the Dask scheduler, the client is {dask.status}")
+        yield from parallel(tasks)
+    except Exception as error:
+        raise RuntimeError(
+            f"the workers ({type(backend).__name__}) are gone or out of order. Finished runs are kept in {folder}; "
+            f"start workers again, or mend what failed, and call again. It was {type(error).__name__}: {error}"
+        ) from error
 
 
 def _last(record):
@@ -244,7 +281,7 @@ def _one(run, key, point, settings, folder, entries):
     try:
         result = records.flat(run(**point))
         record["result"] = {"seconds": time.perf_counter() - started} | result
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         record |= {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     record["provenance"] = records.provenance()
     if Path(folder).is_dir():
