@@ -34,7 +34,7 @@ notebooks: $(READY_TESTS)  ## run notebooks/py/*.py into notebooks/*.ipynb; LESS
 	@$(RUN) notebooks/build.py $(LESSON)
 
 bench: $(READY_TESTS)  ## the speed measurements
-	@for script in $(wildcard bench/run.py bench/latency.py); do echo "$$script"; $(RUN) $$script || exit 1; done
+	@for script in $(wildcard bench/run.py bench/sweep.py bench/latency.py); do echo "$$script"; $(RUN) $$script || exit 1; done
 
 lint: $(READY_TESTS)  ## mend the style
 	@$(RUN) -m ruff check --fix . && $(RUN) -m ruff format .
@@ -56,7 +56,7 @@ endef
 
 SETTINGS := $(VENV)/share/jupyter/lab/settings
 NO_NEWS  := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
-EXTRAS   := [test,bench]
+EXTRAS   := [test,bench,sweep]
 
 $(READY): pyproject.toml constraints.txt | $(RUN)
 	$(call install,the package and JupyterLab,,$(READY))

@@ -26,14 +26,15 @@ from pai_lab.mask import Mask
 from pai_lab.metrics import report
 from pai_lab.models import build, describe, macs
 from pai_lab.pruning import prune, rounds, score
-from pai_lab.sweep import experiment
+from pai_lab.records import checklist, compare, results
+from pai_lab.sweep import experiment, sweep
 from pai_lab.training import Callback, Run, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [
-    "Callback", "Data", "Mask", "Run", "allocate", "build", "catalog", "criterion", "describe", "evaluate",
-    "experiment", "explore", "forward", "lesson", "load", "macs", "masked", "method", "names", "plots", "prunable",
-    "prune", "report", "rounds", "score", "train",
+    "Callback", "Data", "Mask", "Run", "allocate", "build", "catalog", "checklist", "compare", "criterion", "describe",
+    "evaluate", "experiment", "explore", "forward", "lesson", "load", "macs", "masked", "method", "names", "plots",
+    "prunable", "prune", "report", "results", "rounds", "score", "sweep", "train",
 ]  # fmt: skip
 
 

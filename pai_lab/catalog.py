@@ -66,6 +66,18 @@ def names(kind):
     return list(_REGISTRY[kind])
 
 
+def of_the_reader():
+    """The entries that were registered outside the package, for a process that has not seen them."""
+    entries = (entry for held in _REGISTRY.values() for entry in held.values())
+    return [entry for entry in entries if not entry.function.__module__.startswith("pai_lab.")]
+
+
+def adopt(entries):
+    """Register entries of another process, as they are there."""
+    for entry in entries:
+        _REGISTRY[entry.kind][entry.name] = entry
+
+
 def find(kind, what):
     """The Entry for a name; a callable that stands for a name gets an entry of its own. ValueError if unknown."""
     if callable(what):

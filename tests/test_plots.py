@@ -52,6 +52,22 @@ def results(methods=("snip", "random"), sparsities=(0.5, 0.9, 0.98), seeds=5, sp
     ]
 
 
+def costly(methods=("snip", "random", "synflow"), sparsities=(0.5, 0.9, 0.98), seeds=3, seed=0):
+    """Runs with sizes: 10,000 weights; what is left differs a little between seeds, as with filters."""
+    rng, table = np.random.default_rng(seed), []
+    for method, asked, k in itertools.product(methods, sparsities, range(seeds)):
+        kept = round((1 - asked) * 10_000) + int(rng.integers(0, 9))
+        sizes = {"weights": 10_000, "kept": kept, "macs": 70_000, "sparse_macs": kept * int(rng.integers(3, 7))}
+        sizes |= {"dense_bytes": 40_100, "bitmap_bytes": 100 + 4 * kept + 1250}
+        row = {"data": "mnist1d", "method": method, "asked_sparsity": asked, "sparsity": 1 - kept / 10_000, "seed": k}
+        table.append(row | sizes | {"test_accuracy": float(0.2 + 0.6 * rng.random() * (1 - asked) ** 0.3)})
+    return table
+
+
+def on_two_sets(**how):
+    return costly(**how) + [row | {"data": "digits"} for row in costly(seed=1, seeds=2, **how)]
+
+
 def rows(seed, epochs=4):
     rng = np.random.default_rng(seed)
     columns = ["train_loss", "train_accuracy", "val_loss", "val_accuracy"]
@@ -65,6 +81,9 @@ FIGURES = {
     "scores": lambda **k: plots.scores({"a": torch.arange(1.0, 9)}, 0.5, **k),
     "history": lambda **k: plots.history(rows(0), **k),
     "accuracy": lambda **k: plots.accuracy(results(), chance=0.1, dense=0.6, **k),
+    "compression": lambda **k: plots.accuracy(costly(), x="compression", chance=0.1, dense=0.6, **k),
+    "pareto": lambda **k: plots.pareto(costly(), chance=0.1, dense=0.6, **k),
+    "multiples": lambda **k: plots.multiples(on_two_sets(), chance=0.1, dense={"mnist1d": 0.6}, **k),
     "prediction": lambda **k: plots.prediction(0.4, [0.3, 0.5], "%", **k),
 }
 every_figure = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
@@ -106,6 +125,10 @@ def test_a_refused_call_leaves_no_empty_figure(monkeypatch):
         lambda: plots.history(rows(0), "los"),
         lambda: plots.accuracy([]),
         lambda: plots.accuracy(results(), dense=60.5),
+        lambda: plots.pareto(costly(), "mac"),
+        lambda: plots.pareto([row | {"sparse_macs": 0} for row in costly()]),
+        lambda: plots.multiples(costly(), "dat"),
+        lambda: plots.multiples(costly(), dense={"mnist": 0.6}),
     ):
         with pytest.raises(ValueError):
             wrong()
@@ -494,8 +517,25 @@ def test_the_sparsity_axis_is_logarithmic_in_what_is_left():
 
 
 def test_a_sparsity_that_was_measured_keeps_its_round_tick():
-    ax = plots.accuracy(results(sparsities=(0.900004, 0.98)))  # 5555 of 55552 weights kept
-    assert ax.get_xticks() == pytest.approx([0.9, 0.95, 0.98])
+    for achieved in (0.900004, 0.89998):  # 5555 and 5556 of 55552 weights kept
+        ax = plots.accuracy(results(sparsities=(achieved, 0.98)))
+        assert ax.get_xticks() == pytest.approx([0.9, 0.95, 0.98])
+        ax.figure.draw_without_rendering()
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["90", "95", "98"]
+
+
+@pytest.mark.parametrize("x", ["sparsity", "compression"])
+@pytest.mark.parametrize("width", [7, 9, 16])
+@pytest.mark.parametrize("densest", [0.5, 1e-2, 1e-5])
+def test_labels_of_ticks_never_touch_and_whole_decades_stay(x, width, densest):
+    figure = mpl.figure.Figure(figsize=(width, 5), layout="constrained")
+    ax = plots.accuracy(results(["iterative_snip"], [0, 0.37, 1 - densest]), x=x, ax=figure.subplots())
+    figure.draw_without_rendering()
+    boxes = [tick.get_window_extent() for tick in ax.get_xticklabels()]
+    assert all(left.x1 + 3 < right.x0 for left, right in itertools.pairwise(boxes))
+    factors = 1 / (1 - ax.get_xticks()) if x == "sparsity" else ax.get_xticks()
+    expected = {10**d for d in range(0, math.floor(-math.log10(densest)) + 1, 2 if densest == 1e-5 else 1)}
+    assert expected <= {round(factor, 3) for factor in factors}
 
 
 @pytest.mark.parametrize("sparsities", [(0.5,), (0.99,), (0.2, 0.36), (0, 0.9, 0.999999)])
@@ -536,6 +576,260 @@ def test_labels_do_not_overlap_stay_in_order_and_near_their_line(count):
     assert by_height == sorted(names, key=ends.get)
     frame = ax.get_window_extent()
     assert all(frame.x1 < box.x0 and box.y0 > -1 for box in boxes.values())
+
+
+def test_seeds_that_asked_for_the_same_are_one_point_where_they_meet_on_average():
+    table = pd.DataFrame(costly())
+    assert table.sparsity.nunique() > 10
+    ax = plots.accuracy(table)
+    for method in ("snip", "random", "synflow"):
+        runs = table[table.method == method]
+        expected = [runs[runs.asked_sparsity == asked] for asked in (0.5, 0.9, 0.98)]
+        assert one(ax, method).get_xdata() == pytest.approx([np.mean(group.sparsity) for group in expected])
+        assert one(ax, method).get_ydata() == pytest.approx([np.mean(group.test_accuracy) for group in expected])
+        assert sorted(one(ax, f"{method} seeds").get_xdata()) == pytest.approx(sorted(runs.sparsity))
+    assert "n = 3 seeds" in caption(ax)
+
+
+# Accuracy against compression
+
+
+@pytest.mark.parametrize("sizes", [True, False], ids=["weights and kept", "sparsity alone"])
+def test_compression_is_weights_over_weights_kept(sizes):
+    table = [r | {"weights": 10_000, "kept": round((1 - r["sparsity"]) * 10_000)} for r in results()]
+    shown = pd.DataFrame(table if sizes else results())
+    ax, other = plots.accuracy(shown, x="compression"), plots.accuracy(shown)
+    for method in ("snip", "random"):
+        assert one(ax, method).get_xdata() == pytest.approx([2, 10, 50])
+        assert list(one(ax, method).get_ydata()) == list(one(other, method).get_ydata())
+        assert limits(one(ax, f"{method} band")) == pytest.approx(limits(one(other, f"{method} band")))
+        assert sorted(set(one(ax, f"{method} seeds").get_xdata().round(9))) == [2, 10, 50]
+    assert caption(ax) == caption(other)
+
+
+def test_the_compression_axis_reads_1_2_5_10_and_is_logarithmic():
+    ax = plots.accuracy(results(sparsities=(0, 0.5, 0.9, 0.99)), x="compression")
+    ax.figure.draw_without_rendering()
+    assert [t.get_text() for t in ax.get_xticklabels()] == "1× 2× 5× 10× 20× 50× 100×".split()
+    pixels = ax.transData.transform([(factor, 0) for factor in (1, 10, 100)])[:, 0]
+    assert pixels[1] - pixels[0] == pytest.approx(pixels[2] - pixels[1])
+    assert ax.get_xlim()[0] < 1 and ax.get_xlim()[1] > 100
+
+
+def test_a_compression_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="finite and at least 1"):
+        plots.accuracy([row | {"kept": 0} for row in costly()], x="compression")
+    with pytest.raises(ValueError, match="finite and at least 1"):
+        plots.accuracy([row | {"sparsity": 1.0} for row in results()], x="compression")
+    with pytest.raises(ValueError, match="no column 'sparsity'; it has: method, seed"):
+        plots.accuracy(pd.DataFrame(results()).drop(columns="sparsity"), x="compression")
+    with pytest.raises(ValueError, match="NaN"):
+        plots.accuracy([row | {"kept": math.nan} for row in costly()], x="compression")
+
+
+# Accuracy against cost
+
+COST_COLUMNS = {"macs": ("sparse_macs", 70_000), "bytes": ("bitmap_bytes", 40_100), "weights": ("kept", 10_000)}
+
+
+def averages(table, cost):
+    """(method, asked sparsity, cost, accuracy) of every point, by hand."""
+    groups = {}
+    for row in table:
+        groups.setdefault((row["method"], row["asked_sparsity"]), []).append(row)
+    mean = lambda rows, key: sum(row[key] for row in rows) / len(rows)  # noqa: E731
+    return [(*key, mean(rows, COST_COLUMNS[cost][0]), mean(rows, "test_accuracy")) for key, rows in groups.items()]
+
+
+def unbeaten(points):
+    """Brute force: every point against every other."""
+    beats = lambda a, b: a[2] <= b[2] and a[3] >= b[3] and a[2:] != b[2:]  # noqa: E731
+    return {point for point in points if not any(beats(other, point) for other in points)}
+
+
+@pytest.mark.parametrize("cost", COST_COLUMNS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_what_no_other_point_beats(cost, seed):
+    table = costly(list(plots.LOOKS), seed=seed)
+    found = plots.front(pd.DataFrame(table).sample(frac=1, random_state=seed), cost)
+    column = COST_COLUMNS[cost][0]
+    assert list(found) == ["method", "asked_sparsity", column, "test_accuracy", "n"]
+    expected = sorted(unbeaten(averages(table, cost)), key=lambda point: point[2])
+    assert [*zip(found.method, found.asked_sparsity, strict=True)] == [point[:2] for point in expected]
+    assert found[column].tolist() == pytest.approx([point[2] for point in expected])
+    assert found.test_accuracy.tolist() == pytest.approx([point[3] for point in expected])
+    assert set(found.n) == {3}
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_ties_are_kept_or_beaten_as_the_definition_says(spots):
+    table = [
+        {"method": str(i), "sparsity": 0.5, "seed": 0, "kept": cost, "weights": 9, "val_accuracy": height / 4}
+        for i, (cost, height) in enumerate(spots)
+    ]
+    points = [(r["method"], 0.5, r["kept"], r["val_accuracy"]) for r in table]
+    assert set(plots.front(table, "weights").method) == {point[0] for point in unbeaten(points)}
+
+
+@pytest.mark.parametrize("cost", COST_COLUMNS)
+def test_the_step_shows_the_best_accuracy_that_a_budget_buys(cost):
+    table = costly()
+    column, whole = COST_COLUMNS[cost]
+    ax, points = plots.pareto(table, cost), averages(table, cost)
+    step = one(ax, "front")
+    assert step.get_drawstyle() == "steps-post"
+    x, y = step.get_xdata(), step.get_ydata()
+    for budget in np.geomspace(min(point[2] for point in points) * 1.001, whole, 50):
+        best = max(point[3] for point in points if point[2] <= budget)
+        assert y[np.searchsorted(x, budget, side="right") - 1] == pytest.approx(best)
+    assert x[-1] == whole
+    for method in ("snip", "random", "synflow"):
+        drawn = sorted(zip(one(ax, method).get_xdata(), one(ax, method).get_ydata(), strict=True))
+        assert np.array(drawn) == pytest.approx(np.array(sorted(p[2:] for p in points if p[0] == method)))
+        assert (one(ax, method).get_color(), one(ax, method).get_marker()) == plots.LOOKS[method]
+        dots = one(ax, f"{method} seeds")
+        seeds = sorted((row[column], row["test_accuracy"]) for row in table if row["method"] == method)
+        assert sorted(zip(dots.get_xdata(), dots.get_ydata(), strict=True)) == seeds
+
+
+def test_cheaper_is_to_the_right_and_dense_is_marked():
+    ax = plots.pareto(costly(), dense=0.6, chance=0.1)
+    left, right = ax.get_xlim()
+    assert ax.get_xscale() == "log" and left > 70_000 and right < min(row["sparse_macs"] for row in costly())
+    assert set(one(ax, "dense cost").get_xdata()) == {70_000}
+    assert one(ax, "dense cost label").get_text() == "dense 70k"
+    assert set(one(ax, "dense line").get_ydata()) == {0.6}
+    labels = {label.get_text() for label in by_gid(ax, "label")}
+    assert labels == {"snip", "random", "synflow", "Pareto front", "dense 60.0%", "chance 10.0%"}
+    ax.figure.draw_without_rendering()
+    ticks = {t.get_text(): place for t, place in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
+    assert {"1k": 1000, "10k": 10_000}.items() <= ticks.items()
+    assert "fewer to the right" in ax.get_xlabel() and "n = 3 seeds" in caption(ax) and "skipped" in caption(ax)
+
+
+def test_small_and_large_networks_meet_on_one_front():
+    table = [r | {"model": "small"} for r in costly(["snip"])]
+    table += [r | {"model": "large", "kept": 3 * r["kept"], "weights": 30_000} for r in costly(["snip"], seed=1)]
+    ax = plots.pareto(table, "weights", by="model")
+    assert {line.get_xdata()[0] for line in by_gid(ax, "dense cost")} == {10_000, 30_000}
+    ax.figure.draw_without_rendering()
+    low, high = sorted((label.get_window_extent() for label in by_gid(ax, "dense cost label")), key=lambda b: b.y0)
+    assert low.y1 <= high.y0 + 1
+
+
+@pytest.mark.parametrize("count", [2, 5, 10, 14])
+def test_labels_of_a_front_do_not_overlap(count):
+    ax = plots.pareto(costly(list(plots.LOOKS)[:count]), dense=0.4)
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in by_gid(ax, "label")]
+    assert len(boxes) == count + 2
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize("draw", [plots.pareto, plots.front])
+def test_tables_without_costs_are_refused(draw):
+    good = costly()
+    with pytest.raises(ValueError, match="empty"):
+        draw([])
+    with pytest.raises(ValueError, match="no column 'sparse_macs'; it has: method, sparsity"):
+        draw(results())
+    with pytest.raises(ValueError, match="Did you mean 'macs'"):
+        draw(good, "mac")
+    with pytest.raises(ValueError, match="sparse_macs must be above 0"):
+        draw([good[0] | {"sparse_macs": 0}, *good[1:]])
+    with pytest.raises(ValueError, match="no .*sparse_macs.*NaN"):
+        draw([good[0] | {"sparse_macs": math.nan}, *good[1:]])
+    with pytest.raises(ValueError, match="1 of 27 rows have no test_accuracy"):
+        draw([good[0] | {"test_accuracy": math.nan}, *good[1:]])
+    with pytest.raises(ValueError, match="seed 0 occurs 2 times.*differ in data"):
+        draw(on_two_sets())
+
+
+# Small multiples
+
+
+def test_each_panel_is_the_figure_of_its_rows():
+    table = pd.DataFrame(on_two_sets())
+    ax = plots.multiples(table.sample(frac=1, random_state=0), chance=0.1)
+    assert [panel.get_title(loc="left") for panel in ax.child_axes] == ["digits", "mnist1d"]
+    for panel, name in zip(ax.child_axes, ("digits", "mnist1d"), strict=True):
+        alone = plots.accuracy(table[table.data == name], chance=0.1)
+        for gid in ("snip", "random", "synflow"):
+            for part in (gid, f"{gid} seeds", "chance line"):
+                mine, other = one(panel, part), one(alone, part)
+                assert sorted(mine.get_ydata()) == pytest.approx(sorted(other.get_ydata()))
+                assert (mine.get_color(), mine.get_marker()) == (other.get_color(), other.get_marker())
+            assert limits(one(panel, f"{gid} band")) == pytest.approx(limits(one(alone, f"{gid} band")))
+    assert "one panel per data" in caption(ax) and "n = 2 to 3 seeds" in caption(ax)
+
+
+def test_panels_have_common_axes_and_one_set_of_labels():
+    table = [r for r in on_two_sets() if r["data"] == "digits" or r["asked_sparsity"] > 0.5]
+    ax = plots.multiples(table, x="compression", dense={"digits": 0.9, "mnist1d": 0.6})
+    left, right = ax.child_axes
+    assert left.get_xlim() == right.get_xlim() and left.get_ylim() == right.get_ylim()
+    assert list(left.get_xticks()) == list(right.get_xticks())
+    assert (ax.get_xlabel()[:11], ax.get_ylabel()) == ("compression", "test accuracy (%)")
+    assert not any(panel.get_xlabel() or panel.get_ylabel() for panel in ax.child_axes)
+    assert sorted(label.get_text() for label in by_gid(ax, "label")) == ["dense", "random", "snip", "synflow"]
+    assert [set(one(panel, "dense line").get_ydata()) for panel in ax.child_axes] == [{0.9}, {0.6}]
+    ax.figure.draw_without_rendering()
+    shown = [[t.get_text() for t in panel.get_yticklabels() if t.get_visible()] for panel in ax.child_axes]
+    assert shown == ["0 20 40 60 80 100".split(), []]
+
+
+def test_panels_in_lines_and_grids_do_not_overlap():
+    table = [r | {"data": f"set {i}", "epochs": e} for i in range(5) for e in (1, 9) for r in costly(seeds=1)]
+    short = [r for r in table if r["epochs"] == 1]
+    lines, grid = plots.multiples(short), plots.multiples(table, rows="data", columns="epochs")
+    for ax, across in ((lines, 3), (grid, 2)):
+        ax.figure.draw_without_rendering()
+        boxes = [panel.get_tightbbox() for panel in ax.child_axes if not by_gid(panel, "label")]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        frames = [panel.get_window_extent() for panel in ax.child_axes]
+        assert len({round(frame.x0) for frame in frames}) == across
+        assert all(a.x1 <= b.x0 or a.y0 >= b.y1 for a, b in itertools.pairwise(frames))
+    assert [panel.get_title(loc="left") for panel in grid.child_axes][:3] == [
+        "epochs 1, set 0", "epochs 9, set 0", "epochs 1, set 1"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="30 panels.*24"):
+        plots.multiples([r | {"data": str(i)} for i in range(30) for r in results()])
+
+
+def test_a_method_that_some_panels_lack_is_labelled_once():
+    table = [r for r in on_two_sets() if (r["data"], r["method"]) != ("mnist1d", "snip")]
+    ax = plots.multiples(table)
+    assert sorted(label.get_text() for label in by_gid(ax, "label")) == ["random", "snip", "synflow"]
+    assert not by_gid(ax.child_axes[1], "snip") and by_gid(ax.child_axes[0], "snip")
+    gap = [r | {"epochs": 1 if r["data"] == "digits" else 9} for r in on_two_sets()]
+    assert words(plots.multiples(gap, rows="epochs")).count("no runs") == 2
+
+
+@pytest.mark.parametrize("count", [5, 10, 14])
+def test_labels_of_panels_do_not_overlap(count):
+    ax = plots.multiples(on_two_sets(methods=list(plots.LOOKS)[:count]), dense=0.4, chance=0.1)
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in by_gid(ax, "label")]
+    assert len(boxes) == count + 2
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_bad_tables_of_panels_are_refused():
+    good = on_two_sets()
+    with pytest.raises(ValueError, match="empty"):
+        plots.multiples([])
+    with pytest.raises(ValueError, match="no column 'dta'; it has: data, method"):
+        plots.multiples(good, "dta")
+    with pytest.raises(ValueError, match="no data.*NaN"):
+        plots.multiples([good[0] | {"data": None}, *good[1:]])
+    with pytest.raises(ValueError, match="occurs 2 times.*differ in data"):
+        plots.multiples(good, "method", by="asked_sparsity")
+    with pytest.raises(ValueError, match="Did you mean 'mnist1d'"):
+        plots.multiples(good, dense={"mnist1": 0.6})
+    with pytest.raises(ValueError, match="dense.*60.5"):
+        plots.multiples(good, dense={"mnist1d": 60.5})
+    with pytest.raises(ValueError, match="Did you mean 'std'"):
+        plots.multiples(good, band="st")
 
 
 def test_other_columns_can_be_chosen():

@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # stand on: names and their errors, files, running a model without a trace, pictures.
 PLAN = """
 catalog storage
-functional image_folder
+functional image_folder records
 mask data models
 criteria structures allocation schedules checkpoints
 pruning training
@@ -33,7 +33,7 @@ FLOORS = {room: floor for floor, rooms in enumerate(PLAN.strip().splitlines(), -
 # The only steps on one floor: budgets are counted in units, multiply-adds in the names of prunable weights.
 NEXT_DOOR = {("allocation", "structures"), ("models", "mask")}
 
-HEAVY = ["pandas", "matplotlib", "seaborn", "sklearn", "torchvision", "ipywidgets", "anywidget"]
+HEAVY = ["joblib", "dask", "pandas", "matplotlib", "seaborn", "sklearn", "torchvision", "ipywidgets", "anywidget"]
 
 
 def requirements(lines):
@@ -74,11 +74,13 @@ def test_torch_and_torchvision_are_partners():
 
 
 def test_environment_yml_lists_the_same_dependencies():
-    conda_names, only_on_pip = {"torch": "pytorch"}, {"mnist1d", "torch-pruning"}
+    # conda's dask is a bundle of much else; sweeps need the two that pip's names mean
+    conda_names, only_on_pip = {"torch": "pytorch", "dask": "dask-core"}, {"mnist1d", "torch-pruning"}
+    needed = DEPENDENCIES | requirements(PROJECT["optional-dependencies"]["sweep"])
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     [pip] = [one["pip"] for one in listed if isinstance(one, dict)]
     conda = [one for one in listed if isinstance(one, str) and not one.startswith(("python=", "pip"))]
-    wanted = [f"{conda_names.get(n, n)}{r.specifier}" for n, r in DEPENDENCIES.items() if n not in only_on_pip]
+    wanted = [f"{conda_names.get(n, n)}{r.specifier}" for n, r in needed.items() if n not in only_on_pip]
     assert sorted(conda) == sorted(wanted)
     assert sorted(pip) == sorted([*only_on_pip, "-e ."])
 
