@@ -26,10 +26,10 @@ FOLDER = TemporaryDirectory()
 def multiply(seed, rounds):
     """A run of equal work for every seed: it needs a core and little memory, as training a small network does."""
     torch.set_num_threads(1)
-    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed))
+    x, started, busy = torch.randn(64, 64, generator=torch.manual_seed(seed)), time.perf_counter(), time.process_time()
     for _ in range(rounds):
         x = torch.tanh(x @ x)
-    return {"value": float(x.sum())}
+    return {"share": (time.process_time() - busy) / (time.perf_counter() - started)}
 
 
 def nothing(seed):
@@ -37,11 +37,11 @@ def nothing(seed):
 
 
 def seconds(run, grid, jobs, **fixed):
-    """Wall-clock time of a sweep into a new folder."""
+    """Wall-clock time of a sweep into a new folder, and its table."""
     with joblib.parallel_config(n_jobs=jobs):
         started = time.perf_counter()
-        pai.sweep(run, grid, folder=Path(FOLDER.name, f"{time.time_ns()}"), fixed=fixed)
-        return time.perf_counter() - started
+        table = pai.sweep(run, grid, folder=Path(FOLDER.name, f"{time.time_ns()}"), fixed=fixed)
+        return time.perf_counter() - started, table
 
 
 def two_processes():
@@ -52,17 +52,23 @@ def two_processes():
     started = time.perf_counter()
     multiply(0, rounds)
     rounds = int(2 * rounds / (time.perf_counter() - started))
-    cold = seconds(nothing, {"seed": range(2)}, 2)
-    pairs = [[seconds(multiply, {"seed": range(n, n + 8)}, jobs, rounds=rounds) for jobs in (1, 2)] for n in (0, 8)]
-    one, two = (sum(times) for times in zip(*pairs, strict=True))
-    beside = f"serial {one:.1f} s, two processes {two:.1f} s; their cold start {cold:.1f} s"
+    cold, _ = seconds(nothing, {"seed": range(2)}, 2)
+    total, shares = {1: 0, 2: 0}, {1: [], 2: []}
+    for seed in (0, 8):
+        for jobs in (1, 2):
+            took, table = seconds(multiply, {"seed": range(seed, seed + 8)}, jobs, rounds=rounds)
+            total[jobs] += took
+            shares[jobs] += list(table.share)
+    one, two = total.values()
+    got = " and ".join(f"{100 * sum(share) / len(share):.0f}%" for share in shares.values())
+    beside = f"serial {one:.1f} s, two processes {two:.1f} s, on {got} of a core each; cold start {cold:.1f} s"
     row("16 runs of about 2 s, two warm processes on two cores", f"{one / two:.2f} times as fast", ">= 1.8", beside)
 
 
 def overhead():
     """A run that does nothing, in a warm process: its way there, its file, its row in the table."""
     seconds(nothing, {"seed": range(4)}, 2)
-    each = {jobs: median(seconds(nothing, {"seed": range(300)}, jobs) / 300 for _ in range(3)) for jobs in (2, 1)}
+    each = {jobs: median(seconds(nothing, {"seed": range(300)}, jobs)[0] / 300 for _ in range(3)) for jobs in (2, 1)}
     beside = f"in this process {1e3 * each[1]:.1f} ms"
     row("overhead a run, two warm processes", f"{1e3 * each[2]:.1f} ms", "< 30 ms", beside)
 

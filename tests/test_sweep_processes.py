@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,3 +260,22 @@ def test_a_readers_criterion_and_the_same_numbers_in_every_process(start, tmp_pa
     assert [row | times for row in in_workers] == [row | times for row in here]
     names = [{path.name for path in (tmp_path / f"jobs{jobs}").iterdir()} for jobs in (1, 2)]
     assert names[0] == names[1] and len(names[0]) == 4
+
+
+def test_the_sweeps_of_the_readme_run_as_written(cluster, start, tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    [local] = [block for block in blocks if "pai.sweep" in block and "Client" not in block]
+    [remote] = [block for block in blocks if "Client" in block]
+    here = start("-c", local)
+    assert here.wait(100) == 0, here.err.read_text()
+    cluster(2)
+    address = json.loads((tmp_path / "cluster.json").read_text())["address"]
+    assert "127.0.0.1:8786" in remote
+    there = start("-c", remote.replace("127.0.0.1:8786", address).replace('folder="runs"', 'folder="again"'))
+    assert there.wait(100) == 0, there.err.read_text()
+    [(one, one_runs), (two, two_runs)] = [
+        (process.out.read_text().split(" item ")[0].rstrip(), sorted(path.name for path in (tmp_path / folder).glob("*.json")))
+        for process, folder in ((here, "runs"), (there, "again"))
+    ]
+    assert one_runs == two_runs and len(one_runs) == 12
+    assert one == two and "synflow" in one  # the same numbers, wherever they were computed
