@@ -14,7 +14,7 @@ from pai_lab.functional import fit
 from pai_lab.mask import Mask
 from pai_lab.structures import reduce_to_units
 
-SAMPLE = 100_000  # scores looked at to bracket the K-th one
+SAMPLE = 30_000  # scores looked at to bracket the K-th one
 
 
 @register("scope", "global", method="one ranking over all layers", family="global")
@@ -59,7 +59,9 @@ def allocate(
     keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
     kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
     mask = {n: flags.expand_as(scores[n]) for n, flags in kept_units.items()}
-    return Mask({n: flags & within[n].to(flags.device) if n in (within or ()) else flags for n, flags in mask.items()})
+    if within is not None:  # a unit that is kept revives none of its removed weights
+        mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within if units[n].shape != scores[n].shape}
+    return Mask(mask)
 
 
 def check_sparsity(sparsity):
@@ -85,7 +87,8 @@ def count(sparsity, total, allow_empty=False):
 
 def _finite(name, unit):
     values = _numpy(unit)
-    if not np.isfinite(values).all():
+    low, high = torch.aminmax(torch.from_numpy(values))  # carries NaN
+    if not np.isfinite([low, high]).all():
         bad = values.size - np.count_nonzero(np.isfinite(values))
         raise ValueError(f"{bad} of {values.size} scores of {name!r} are NaN or infinite; nothing was pruned")
     return values
@@ -126,12 +129,7 @@ def _check_shares(shares, sizes):
 
 
 def _globally(values, live, kept, rng):
-    flags = None
-    if any(flag is not None for flag in live.values()):
-        flags = np.concatenate([np.ones(v.size, bool) if live[n] is None else live[n] for n, v in values.items()])
-    joined = np.concatenate(list(values.values())) if len(values) > 1 else next(iter(values.values()))
-    edges = np.cumsum([v.size for v in values.values()])[:-1]
-    return dict(zip(values, np.split(select(joined, kept, flags, rng), edges), strict=True))
+    return dict(zip(values, _select(list(values.values()), kept, list(live.values()), rng), strict=True))
 
 
 def apportion(shares, total, least, most):
@@ -158,16 +156,32 @@ def apportion(shares, total, least, most):
 def select(values, kept, live=None, rng=None):
     """Flags of the `kept` highest of a 1-D array, exactly: all above the K-th value, then a random draw among those
     equal to it. `live` flags the candidates. Cost: a few passes over the values, no sort."""
-    pool = values if live is None else values[live]
+    return _select([values], kept, [live], rng)[0]
+
+
+def _select(parts, kept, live, rng):
+    """`select` over several arrays at once, never joined in memory but for their candidates."""
+
+    def among(flags):
+        return [flag if alive is None else flag & alive for flag, alive in zip(flags, live, strict=True)]
+
+    pool = [v if alive is None else _taken(v, alive) for v, alive in zip(parts, live, strict=True)]
+    pool = pool[0] if len(pool) == 1 else np.concatenate(pool)
     if kept in (0, pool.size):
-        return np.full(values.size, bool(kept)) if live is None or not kept else live.copy()
+        return among([np.full(v.size, bool(kept)) for v in parts])
     edge = kth_largest(pool, kept)
-    keep, equal = values > edge, values == edge
-    if live is not None:
-        keep &= live
-        equal &= live
-    missing, ties = kept - np.count_nonzero(keep), np.count_nonzero(equal)
-    return keep | (equal if missing == ties else _draw(equal, missing, ties, rng))
+    missing, ties = kept - np.count_nonzero(pool > edge), np.count_nonzero(pool == edge)
+    del pool
+    if missing == ties:
+        return among([v >= edge for v in parts])
+    equal = np.concatenate(among([v == edge for v in parts]))
+    drawn = np.split(_draw(equal, missing, ties, rng), np.cumsum([v.size for v in parts])[:-1])
+    return [above | extra for above, extra in zip(among([v > edge for v in parts]), drawn, strict=True)]
+
+
+def _taken(values, flags):
+    """values[flags], in a third of the time."""
+    return values.take(np.flatnonzero(flags))
 
 
 def _draw(equal, missing, ties, rng):
@@ -194,12 +208,12 @@ def kth_largest(values, k):
     A sorted sample brackets it; counts over all values prove the bracket; only the few values inside are
     partitioned. numpy.partition alone is many times slower on equal values.
     """
-    if values.size > 10 * SAMPLE:
+    if values.size > 1_000_000:
         sample = np.sort(values[:: values.size // SAMPLE])
         place, margin = (1 - k / values.size) * sample.size, 3 * sample.size**0.5
         low, high = sample[[int(max(place - margin, 0)), int(min(place + margin, sample.size - 1))]]
         from_high = np.count_nonzero(values >= high)
-        inside = values[(values > low) & (values < high)]
+        inside = _taken(values, (values > low) & (values < high))
         if k <= from_high and k > np.count_nonzero(values > high):
             return high
         if from_high < k <= from_high + inside.size:
