@@ -53,14 +53,16 @@ def allocate(
     live = {name: None for name in units}
     if within is not None:
         fit(within, scores, "the scores")
-        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) > 0 if n in within else None for n in units}
-        live = {n: None if flags is None or flags.all() else flags for n, flags in live.items()}
+        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) for n in units if n in within}
+        live = {n: None if n not in live or live[n].all() else live[n].astype(bool, copy=False) for n in units}
     kept = count(sparsity, sum(v.size for v in values.values()), allow_empty)
     keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
     kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
+    if all(kept_units[n].shape == scores[n].shape for n in units):
+        return Mask.holding(kept_units)
     mask = {n: flags.expand_as(scores[n]) for n, flags in kept_units.items()}
     if within is not None:  # a unit that is kept revives none of its removed weights
-        mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within if units[n].shape != scores[n].shape}
+        mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within}
     return Mask(mask)
 
 

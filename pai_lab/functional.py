@@ -68,14 +68,10 @@ def masked(model, mask=None, *, dtype=None, device=None):
 
 
 def _clone(tensor, keep, leaf, dtype, device):
-    tensor, floating = tensor.detach(), tensor.is_floating_point()
-    copy = torch.empty_like(tensor, dtype=dtype if floating else None, device=device)
-    if keep is None:
-        copy.copy_(tensor)
-    elif copy.device == tensor.device == keep.device:
-        torch.mul(tensor, keep, out=copy)  # converts on the way: one pass over the memory instead of two
-    else:
-        copy.copy_(tensor).mul_(keep.to(copy.device))
+    floating = tensor.is_floating_point()
+    copy = tensor.detach().to(device=device, dtype=dtype if floating else None, copy=True)
+    if keep is not None:
+        copy.masked_fill_(~keep.to(copy.device), 0)  # a product with bools takes twice as long
     return copy.requires_grad_(leaf and floating)
 
 

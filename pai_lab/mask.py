@@ -32,6 +32,13 @@ class Mask(Mapping):
         self.budget = budget
 
     @classmethod
+    def holding(cls, tensors, budget=0):
+        """A mask of bool tensors that nobody else holds: they are not copied."""
+        mask = cls.__new__(cls)
+        mask._tensors, mask.budget = dict(tensors), budget
+        return mask
+
+    @classmethod
     def dense(cls, model, exclude=()):
         """The mask that keeps every prunable weight."""
         return cls({name: torch.ones_like(w, dtype=torch.bool) for name, w in prunable(model, exclude).items()})

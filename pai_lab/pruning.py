@@ -113,7 +113,7 @@ def rounds(
     if not candidates:
         raise ValueError(f"the model's output is all that is left: there is no {structure} to remove")
     count(sparsity, sum(reduce_to_units(dense[n], structure, "max").numel() for n in candidates), allow_empty)
-    spent = 0
+    spent, revives = 0, entry.defaults.get("revives")
     for number, step in enumerate(steps):
         now = batch(number) if callable(batch) and number else first
         scores = score(
@@ -122,10 +122,11 @@ def rounds(
         part = allocate(
             {name: scores[name] for name in candidates}, step, scope=scope, structure=structure, floor=floor, seed=seed,
             reduce=entry.defaults.get("reduce", "mean"), allow_empty=allow_empty,
-            within=None if entry.defaults.get("revives") else Mask({name: mask[name] for name in candidates}),
+            within=None if revives else Mask({n: mask[n] for n in candidates}) if fixed else mask,
         )  # fmt: skip
         spent += scores.budget
-        mask = Mask({**dense, **part}, budget=spent)
+        mask = Mask({**dense, **part}) if fixed else part
+        mask.budget = spent
         yield scores, mask
         del scores, part
 
