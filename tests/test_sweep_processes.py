@@ -273,9 +273,7 @@ def test_the_sweeps_of_the_readme_run_as_written(cluster, start, tmp_path):
     assert "127.0.0.1:8786" in remote
     there = start("-c", remote.replace("127.0.0.1:8786", address).replace('folder="runs"', 'folder="again"'))
     assert there.wait(100) == 0, there.err.read_text()
-    [(one, one_runs), (two, two_runs)] = [
-        (process.out.read_text().split(" item ")[0].rstrip(), sorted(path.name for path in (tmp_path / folder).glob("*.json")))
-        for process, folder in ((here, "runs"), (there, "again"))
-    ]
+    one, two = (process.out.read_text().split(" item ")[0].rstrip() for process in (here, there))
+    one_runs, two_runs = ({path.name for path in (tmp_path / name).glob("*.json")} for name in ("runs", "again"))
     assert one_runs == two_runs and len(one_runs) == 12
     assert one == two and "synflow" in one  # the same numbers, wherever they were computed
