@@ -65,6 +65,8 @@ def opened(server, page):
         target = server.folder / "notebooks" / f"{secrets.token_hex(4)}.ipynb"
         if isinstance(what, (str, Path)):
             shutil.copy(what, target)
+            if (tables := Path(what).with_name("results")).is_dir():  # the measured tables that a lesson reads
+                shutil.copytree(tables, target.with_name("results"), dirs_exist_ok=True)
         else:
             cells = [nbformat.v4.new_code_cell(source) for source in what]
             nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), target)
