@@ -3,29 +3,19 @@
 pai.allocate(scores, 0.9) keeps exactly round((1 - 0.9) * n) weights, the best of all layers together
 """
 
-from collections.abc import Mapping
+import warnings
 from numbers import Real
 
 import numpy as np
 import torch
 
-from pai_lab.catalog import find, register
+from pai_lab.catalog import Entry
 from pai_lab.functional import fit
 from pai_lab.mask import Mask
-from pai_lab.structures import reduce_to_units
+from pai_lab.scopes import Layer, quotas
+from pai_lab.structures import Fixed, find_structure
 
 SAMPLE = 30_000  # scores looked at to bracket the K-th one
-
-
-@register("scope", "global", method="one ranking over all layers", family="global")
-def one_ranking(sizes):
-    """No counts per layer: the scores alone decide where the budget goes."""
-
-
-@register("scope", "layer", method="the same density in each layer", family="uniform")
-def same_density(sizes):
-    """Shares in proportion to the number of units of each layer."""
-    return sizes
 
 
 def allocate(
@@ -35,33 +25,71 @@ def allocate(
     """Keep exactly `round((1 - sparsity) * n)` of the n units, the highest scores first.
 
     `scores` maps parameter names to tensors of the parameter's shape, higher = keep. `structure` says what a unit
-    is, `reduce` how its score comes from its weights'. `scope` says how the budget is split: a name, or a function
-    {layer: number of units} -> {layer: share} (None for one global ranking). `floor` units stay in each layer at
-    least. `within` is a mask: what it has removed is no candidate, and still counts in n. Equal scores at the edge
-    are chosen at random by `seed`. The mask lies where the scores lie.
+    is, `reduce` how its score comes from its weights'. `scope` says how the budget is split: a name, a dict {layer:
+    density}, or a function ({layer: Layer(units, shape)}, kept) -> {layer: share} (None for one global ranking).
+    `floor` units stay in each layer at least. `within` is a mask: what it has removed is no candidate, and still
+    counts in n. Equal scores at the edge are chosen at random by `seed`. The mask lies where the scores lie.
+
+    Structures that fix their own count (`2:4`, `pattern`, `shift`) take `sparsity` None, and no scope or floor; a
+    UserWarning names the layers that do not fit and stay dense.
 
     ValueError for a sparsity outside [0, 1], NaN or infinite scores (names the layer), a floor or a `within` that
     cannot be met, or nothing kept, unless `allow_empty`.
     """
-    check_sparsity(sparsity)
+    found = find_structure(structure)
+    if not isinstance(found, Fixed):
+        check_sparsity(sparsity)
     if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
         raise ValueError(f"floor is a number of units per layer, a whole number from 0 on; got {floor!r}")
     if not scores:
         raise ValueError("there are no scores: an empty mapping has nothing to allocate")
-    units = {name: reduce_to_units(score, structure, reduce) for name, score in scores.items()}
+    if isinstance(found, Entry):
+        raise ValueError(
+            f"the units of {structure!r} depend on the model: call pai.prune, or pass "
+            f"structure=pai.structures.bind({structure!r}, model)"
+        )
+    if within is not None:
+        fit({n: within[n] for n in within if within[n].ndim > 1 or n in scores}, scores, "the scores")
+    if isinstance(found, Fixed):
+        return _fixed(found, scores, sparsity, scope, floor, within)
+    units = found.reduce(scores, reduce)
     values = {name: _finite(name, unit) for name, unit in units.items()}
     live = {name: None for name in units}
     if within is not None:
-        fit(within, scores, "the scores")
-        live = {n: _numpy(reduce_to_units(within[n], structure, "max")) for n in units if n in within}
-        live = {n: None if n not in live or live[n].all() else live[n].astype(bool, copy=False) for n in units}
+        live |= {n: _numpy(alive) for n, alive in found.reduce(within, "max").items() if n in units}
+        live = {
+            n: None if flags is None or flags.all() else flags.astype(bool, copy=False) for n, flags in live.items()
+        }
     kept = count(sparsity, sum(v.size for v in values.values()), allow_empty)
-    keep = _choose(values, live, kept, scope, floor, np.random.default_rng(seed))
+    layers = {n: Layer(v.size, tuple(scores[n].shape)) for n, v in values.items()}
+    keep = _choose(values, live, layers, kept, scope, floor, np.random.default_rng(seed))
     kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
-    if all(kept_units[n].shape == scores[n].shape for n in units):
+    if list(units) == list(scores) and all(kept_units[n].shape == scores[n].shape for n in units):
         return Mask.holding(kept_units)
-    mask = {n: flags.expand_as(scores[n]) for n, flags in kept_units.items()}
+    mask = found.expand(kept_units, {name: score.shape for name, score in scores.items()})
     if within is not None:  # a unit that is kept revives none of its removed weights
+        mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within if n in mask}
+    return Mask(mask)
+
+
+def _fixed(structure, scores, sparsity, scope, floor, within):
+    """The mask of a structure that fixes its own count."""
+    name = structure.__name__
+    if sparsity is not None:
+        raise ValueError(f"{name} fixes its own count: sparsity must be None, got {sparsity!r}")
+    if scope != "global" or floor:
+        raise ValueError(f"{name} fixes the count of every layer: a scope or a floor has nothing to decide")
+    for layer, score in scores.items():
+        _finite(layer, score)
+    found = {layer: structure.choose(score.detach()) for layer, score in scores.items()}
+    dense = [layer for layer, keep in found.items() if keep is None]
+    if len(dense) == len(found):
+        shapes = ", ".join(f"{layer} {tuple(score.shape)}" for layer, score in list(scores.items())[:8])
+        raise ValueError(f"{name} needs {structure.fits}; no layer has that: {shapes}")
+    if dense:
+        warnings.warn(f"{name} needs {structure.fits}: {', '.join(dense)} stay dense", stacklevel=3)
+    mask = {n: torch.ones_like(scores[n], dtype=torch.bool) if keep is None else keep for n, keep in found.items()}
+    if within is not None:
         mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within}
     return Mask(mask)
 
@@ -101,33 +129,27 @@ def _numpy(tensor):
     return (tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor).numpy()
 
 
-def _choose(values, live, kept, scope, floor, rng):
-    sizes = {name: v.size for name, v in values.items()}
-    room = {name: sizes[name] if live[name] is None else int(live[name].sum()) for name in sizes}
-    least = {name: min(floor, room[name]) for name in sizes}
-    if not sum(least.values()) <= kept <= sum(room.values()):
+def _choose(values, live, layers, kept, scope, floor, rng):
+    room = {name: values[name].size if live[name] is None else int(live[name].sum()) for name in values}
+    least = {name: min(floor, room[name]) for name in values}
+    if sum(least.values()) > kept:
+        total = sum(v.size for v in values.values())
         raise ValueError(
-            f"{kept} units are to be kept, but the floor asks for at least {sum(least.values())} and "
-            f"{sum(room.values())} are left to choose from"
+            f"a floor of {floor} units in each of {len(layers)} layers keeps at least {sum(least.values())}, and only "
+            f"{kept} are to be kept: with this floor the sparsity is at most {1 - sum(least.values()) / total:.6g}"
         )
-    shares = find("scope", scope).function(sizes)
-    if shares is not None:
-        _check_shares(shares, sizes)
-        counts = apportion([shares[n] for n in sizes], kept, list(least.values()), list(room.values()))
-        return {n: select(values[n], count, live[n], rng) for n, count in zip(sizes, counts, strict=True)}
+    if kept > sum(room.values()):
+        raise ValueError(f"{kept} units are to be kept, and only {sum(room.values())} are left to choose from")
+    wanted = quotas(scope, layers, kept)
+    if wanted is not None:
+        counts = apportion(list(wanted.values()), kept, list(least.values()), list(room.values()))
+        return {n: select(values[n], count, live[n], rng) for n, count in zip(layers, counts, strict=True)}
     if not floor:
         return _globally(values, live, kept, rng)
-    held = {n: select(values[n], least[n], live[n], rng) for n in sizes}
-    rest = {n: ~held[n] if live[n] is None else live[n] & ~held[n] for n in sizes}
+    held = {n: select(values[n], least[n], live[n], rng) for n in layers}
+    rest = {n: ~held[n] if live[n] is None else live[n] & ~held[n] for n in layers}
     more = _globally(values, rest, kept - sum(least.values()), rng)
-    return {n: held[n] | more[n] for n in sizes}
-
-
-def _check_shares(shares, sizes):
-    fine = isinstance(shares, Mapping) and set(shares) == set(sizes)
-    fine = fine and all(np.isfinite(share) and share >= 0 for share in shares.values()) and any(shares.values())
-    if not fine:
-        raise ValueError(f"a scope gives each layer of {list(sizes)} a share from 0 on, not all 0; got {shares}")
+    return {n: held[n] | more[n] for n in layers}
 
 
 def _globally(values, live, kept, rng):

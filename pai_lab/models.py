@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from graphlib import TopologicalSorter
 from html import escape
 from itertools import groupby, pairwise
 from math import prod
@@ -18,6 +17,7 @@ from torch import nn
 
 from pai_lab.catalog import nearest
 from pai_lab.functional import PRUNABLE, forward, in_mode, masked, prunable, seeded
+from pai_lab.graph import below
 
 
 def build(name_or_callable, data, *, seed=0, init="default"):
@@ -224,14 +224,9 @@ def _shape(model, input_shape):
 
 def _depth(layers):
     """The most layers on any one path: `layers` are their nodes in the autograd graph."""
-    graph, todo = {}, list(layers)
-    while todo:
-        node = todo.pop()
-        if node not in graph:
-            graph[node] = [parent for parent, _ in node.next_functions if parent is not None]
-            todo += graph[node]
+    graph = below(layers)
     depth = {}
-    for node in TopologicalSorter(graph).static_order():
+    for node in graph:
         depth[node] = (node in layers) + max((depth[parent] for parent in graph[node]), default=0)
     return max(depth.values(), default=0)
 

@@ -4,20 +4,23 @@ mask = pai.prune(model, "synflow", sparsity=0.98, batch=data.score_batch(per_cla
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from graphlib import TopologicalSorter
+from dataclasses import replace
+from inspect import signature
 
 import torch
 
 from pai_lab import criteria  # noqa: F401  (fills the registry)
 from pai_lab.allocation import allocate, check_sparsity, count
 from pai_lab.catalog import check_options, find
-from pai_lab.functional import fit, forward, in_mode, masked, prunable, seeded
+from pai_lab.functional import fit, in_mode, prunable, seeded
+from pai_lab.graph import output_layers
 from pai_lab.mask import Mask
 from pai_lab.schedules import sparsities
-from pai_lab.structures import reduce_to_units
+from pai_lab.structures import Fixed, Spans, bind, find_structure
 
 
 class Scores(dict):
@@ -62,7 +65,7 @@ def score(model, criterion, batch=None, *, mask=None, mode=None, seed=0, exclude
 
 
 def prune(
-    model, criterion, sparsity, *, batch=None, structure="weight", scope="global", schedule=None, iterations=None,
+    model, criterion, sparsity=None, *, batch=None, structure="weight", scope="global", schedule=None, iterations=None,
     floor=0, exclude=(), seed=0, allow_empty=False, **options,
 ):  # fmt: skip
     """The mask that keeps exactly `round((1 - sparsity) * n)` of the n units with the highest scores.
@@ -83,6 +86,8 @@ def prune(
     for step in steps:
         mask = step[1]
         del step  # its scores are as large as the model: let go before the next round
+    if not allow_empty and (empty := mask.collapsed()):
+        warnings.warn(f"layer collapse at sparsity {sparsity}: {', '.join(empty)} keep nothing", stacklevel=2)
     return mask
 
 
@@ -93,42 +98,75 @@ def rounds(
     """The rounds of `prune`, one at a time: yields (scores, mask) after each; the last mask is `prune`'s.
     With sparsity 0 it yields the dense mask once, with no scores."""
     entry, mode = find("criterion", criterion), options.pop("mode", None)
-    steps = sparsities(
-        schedule or entry.defaults.get("schedule", "exponential"), check_sparsity(sparsity),
-        entry.defaults.get("iterations", 1) if iterations is None else iterations,
-    )  # fmt: skip
+    steps = _steps(entry, sparsity, structure, schedule, iterations)
     mode = _checked_mode(entry, mode, options)
-    find("scope", scope)
-    find("structure", structure)
-    if entry.defaults.get("unit", structure) != structure:
-        raise ValueError(f"{entry.name} scores units of structure {entry.defaults['unit']!r}, not {structure!r}")
+    if not isinstance(scope, Mapping):
+        find("scope", scope)
     mask = dense = Mask.dense(model, exclude)
     if sparsity == 0:
         yield Scores(), dense
         return
     first = batch(0) if callable(batch) else batch
     _check_batch(entry, first, model, next(iter(dense.values())).device)
-    fixed = [] if structure == "weight" else output_layers(model, _inputs(first))
-    candidates = [name for name in dense if name not in fixed]
-    if not candidates:
-        raise ValueError(f"the model's output is all that is left: there is no {structure} to remove")
-    count(sparsity, sum(reduce_to_units(dense[n], structure, "max").numel() for n in candidates), allow_empty)
+    found = bind(structure, model, _inputs(first), exclude)
+    if entry.defaults.get("unit") == "filter" and not isinstance(found, Spans):
+        found = replace(found, producers=True)  # the scores say nothing of a channel's consumers
+    names = candidates(found, dense, model, first, structure)
+    if not isinstance(found, Fixed):
+        units = found.reduce({n: dense[n] for n in names}, "max")
+        count(sparsity, sum(flags.numel() for flags in units.values()), allow_empty)
     spent, revives = 0, entry.defaults.get("revives")
     for number, step in enumerate(steps):
         now = batch(number) if callable(batch) and number else first
+        asked = {"kept": count(step, dense.total, allow_empty)} if _takes_kept(entry) else {}
         scores = score(
-            model, criterion, now, mask=mask, mode=mode, seed=seed + number * 1_000_003, exclude=exclude, **options
-        )
+            model, criterion, now, mask=mask, mode=mode, seed=seed + number * 1_000_003, exclude=exclude,
+            **options, **asked,
+        )  # fmt: skip
+        whole = len(names) == len(mask)
         part = allocate(
-            {name: scores[name] for name in candidates}, step, scope=scope, structure=structure, floor=floor, seed=seed,
+            {name: scores[name] for name in names}, step, scope=scope, structure=found, floor=floor, seed=seed,
             reduce=entry.defaults.get("reduce", "mean"), allow_empty=allow_empty,
-            within=None if revives else Mask({n: mask[n] for n in candidates}) if fixed else mask,
+            within=None if revives else mask if whole else Mask.holding({n: mask[n] for n in names}),
         )  # fmt: skip
         spent += scores.budget
-        mask = Mask({**dense, **part}) if fixed else part
+        mask = part if len(part) == len(dense) else Mask.holding({**dense, **part})
         mask.budget = spent
         yield scores, mask
         del scores, part
+
+
+def _steps(entry, sparsity, structure, schedule, iterations):
+    """The sparsity of each round; [None] for a structure that fixes its own count. Errors before anything is done."""
+    unit = entry.defaults.get("unit", structure)
+    if structure != unit and (unit, structure) != ("filter", "channel"):
+        raise ValueError(f"{entry.name} scores units of structure {unit!r}, not {structure!r}")
+    if isinstance(find_structure(structure), Fixed):
+        if sparsity is not None or iterations not in (None, 1):
+            raise ValueError(
+                f"{structure} fixes its own count in one round: sparsity must be None and iterations 1, got "
+                f"{sparsity!r} and {iterations!r}"
+            )
+        return [None]
+    return sparsities(
+        schedule or entry.defaults.get("schedule", "exponential"), check_sparsity(sparsity),
+        entry.defaults.get("iterations", 1) if iterations is None else iterations,
+    )  # fmt: skip
+
+
+def candidates(structure, weights, model, batch=None, name="unit"):
+    """Names of the weights that can lose units: a unit that is all of an output of the model is never removed."""
+    whole = [n for n, t in weights.items() if isinstance(structure, Spans) and structure.holds_outputs(t.ndim)]
+    outputs = output_layers(model, _inputs(batch)) if whole else []
+    found = [n for n in weights if n not in whole or n not in outputs]
+    if not found:
+        raise ValueError(f"the model's output is all that is left: there is no {name} to remove")
+    return found
+
+
+def _takes_kept(entry):
+    """True for a criterion that cannot be scored without the number of weights to keep."""
+    return "kept" in signature(entry.function).parameters
 
 
 def _checked_mode(entry, mode, options):
@@ -138,59 +176,6 @@ def _checked_mode(entry, mode, options):
     if mode not in ("train", "eval"):
         raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
     return mode
-
-
-def output_layers(model, x=None):
-    """Names of the prunable weights whose outputs are the model's: the last ones on each path to the output.
-
-    Found by running one sample and walking back from the output. `x` is a batch of inputs; without it the model's
-    `input_shape` serves, and without that (or for inputs that are no floats) the layer that the model defines last
-    is taken. ValueError if the output has no gradient. Cost: one forward pass.
-    """
-    tensors, names = masked(model), list(prunable(model))
-    if x is None and getattr(model, "input_shape", None) is not None:
-        x = torch.zeros(1, *model.input_shape, dtype=tensors[names[0]].dtype, device=tensors[names[0]].device)
-    if x is None or not x.is_floating_point():
-        return names[-1:]
-    x = x[:1].detach().clone().requires_grad_()
-    with seeded(0, x.device), in_mode(model, False), torch.enable_grad():
-        try:
-            output = forward(model, tensors, x.clone())  # a net may overwrite its input, never a leaf
-        except RuntimeError as error:
-            shape = tuple(x.shape[1:])
-            raise ValueError(f"{type(model).__name__} cannot run on inputs of shape {shape}: {error}") from error
-    node = getattr(output, "grad_fn", None)
-    if node is None:
-        raise ValueError(f"the output of {type(model).__name__} has no gradient: its last layers cannot be found")
-    leaves, found, seen, todo = _leaves(node), set(), set(), [node]
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        below = [child for child, _ in node.next_functions if child is not None]
-        # a branch that does not come from the input is a parameter, perhaps rescaled on its way
-        here = set().union(*(leaves[child] for child in below if id(x) not in leaves[child]))
-        here = {name for name in names if id(tensors[name]) in here}
-        found |= here
-        sums = node.name().startswith(("AddBackward", "SubBackward", "CatBackward", "StackBackward"))
-        todo += [] if here and not sums else [child for child in below if id(x) in leaves[child]]
-    return [name for name in names if name in found]
-
-
-def _leaves(node):
-    """For each node of an autograd graph the ids of the leaf tensors below it."""
-    graph, todo = {}, [node]
-    while todo:
-        one = todo.pop()
-        if one not in graph:
-            graph[one] = [child for child, _ in one.next_functions if child is not None]
-            todo += graph[one]
-    leaves = {}
-    for one in TopologicalSorter(graph).static_order():
-        own = {id(one.variable)} if hasattr(one, "variable") else set()
-        leaves[one] = own.union(*(leaves[child] for child in graph[one]))
-    return leaves
 
 
 @contextmanager

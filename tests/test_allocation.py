@@ -298,16 +298,16 @@ def test_a_full_layer_passes_the_rest_on():
 
 def test_a_scope_of_ones_own():
     scores = {"a": torch.rand(10, 10), "b": torch.rand(10, 10)}
-    mask = pai.allocate(scores, 0.8, scope=lambda sizes: {"a": 3, "b": 1})
+    mask = pai.allocate(scores, 0.8, scope=lambda layers, kept: {"a": 3, "b": 1})
     assert [int(m.sum()) for m in mask.values()] == [30, 10]
-    full = pai.allocate(scores, 0.3, scope=lambda sizes: {"a": 0, "b": 1})  # b holds 100 of the 140
+    full = pai.allocate(scores, 0.3, scope=lambda layers, kept: {"a": 0, "b": 1})  # b holds 100 of the 140
     assert [int(m.sum()) for m in full.values()] == [40, 100]
 
 
 @pytest.mark.parametrize("shares", [{"a": 1}, {"a": -1, "b": 2}, {"a": 0, "b": 0}, {"a": float("nan"), "b": 1}])
 def test_a_scope_with_unfit_shares_is_an_error(shares):
     with pytest.raises(ValueError, match="share|scope"):
-        pai.allocate({"a": torch.rand(3, 3), "b": torch.rand(3, 3)}, 0.5, scope=lambda sizes: shares)
+        pai.allocate({"a": torch.rand(3, 3), "b": torch.rand(3, 3)}, 0.5, scope=lambda layers, kept: shares)
 
 
 # -- bad input -------------------------------------------------------------------------------------

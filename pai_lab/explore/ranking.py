@@ -11,8 +11,9 @@ import torch
 from pai_lab.allocation import allocate, apportion
 from pai_lab.catalog import find
 from pai_lab.mask import Mask, prunable
-from pai_lab.pruning import output_layers, rounds
-from pai_lab.structures import reduce_to_units
+from pai_lab.pruning import candidates, rounds
+from pai_lab.scopes import Layer, quotas
+from pai_lab.structures import find_structure, reduce_to_units
 
 # The slider's scale: steps of 1, 2, 5 in shrinking tenths, close to even steps in the logarithm of what is left.
 TICKS = (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
@@ -58,17 +59,22 @@ class Ranking:
 
     def layer_counts(self, sparsities):
         """{layer: how many units stay, an int array over the sparsities}; they sum to `kept`."""
-        kept, sizes = [self.kept(s) for s in sparsities], {name: v.size for name, v in self.values.items()}
-        shares = find("scope", self.settings["scope"]).function(sizes)
-        if shares is None:
+        kept, layers = (
+            [self.kept(s) for s in sparsities],
+            {n: Layer(v.size, self.shapes[n]) for n, v in self.values.items()},
+        )
+        most = [layer.units for layer in layers.values()]
+        shares = [quotas(self.settings["scope"], layers, k) for k in kept]
+        if shares[0] is None:
             table = self._above_one_cut(kept)
         else:
-            most, shares = list(sizes.values()), [shares[name] for name in sizes]
-            table = np.array([apportion(shares, k, [0] * len(most), most) for k in kept])
+            table = np.array(
+                [apportion([*q.values()], k, [0] * len(most), most) for q, k in zip(shares, kept, strict=True)]
+            )
         for row, sparsity in enumerate(sparsities):
             if sparsity == self.settled:
                 table[row] = [keep.sum() for keep in self.keep.values()]
-        return dict(zip(sizes, table.T, strict=True))
+        return dict(zip(layers, table.T, strict=True))
 
     def _above_one_cut(self, kept):
         """Counts (cuts, layers) above the one cut that leaves `kept` units; among units that equal the cut, each
@@ -126,8 +132,7 @@ def rank(model, criterion, sparsity, *, batch=None, structure="weight", scope="g
     for `pai.prune`."""
     entry, shapes = find("criterion", criterion), {name: tuple(w.shape) for name, w in prunable(model).items()}
     settings = {"structure": structure, "scope": scope, "seed": seed}
-    whole = [] if structure == "weight" else output_layers(model, None if batch is None else batch[0])
-    names = [name for name in shapes if name not in whole]
+    names = candidates(find_structure(structure), prunable(model), model, batch, structure)
     values, gone_in, left = None, 0, True
     found = rounds(model, criterion, sparsity, batch=batch, allow_empty=True, **settings)
     settings["reduce"] = entry.defaults.get("reduce", "mean")

@@ -13,6 +13,7 @@ import torch
 from pai_lab.catalog import find, names, nearest
 from pai_lab.data import DATASETS, load
 from pai_lab.models import MODELS, build
+from pai_lab.structures import spanning
 
 # Input shape and number of classes, so that the first picture need not wait for the data (seconds for mnist1d).
 OUTLINES = {
@@ -114,15 +115,21 @@ class Settings(widgets.HBox):
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
                 raise ValueError(f"seed must be an integer from 0 to {MOST}, got {value!r}")
         elif not (value in self._own or name == "data" and os.path.isdir(str(value))):
-            allowed = {"data": list(DATASETS), "model": list(MODELS), "method": names("criterion")}
+            allowed = {
+                "data": list(DATASETS),
+                "model": list(MODELS),
+                "method": names("criterion"),
+                "structure": spanning(),
+            }
             allowed = allowed[name] if name in allowed else names(name)
             if value not in allowed:
                 raise nearest(name, value, allowed)
 
     def _options(self, data):
-        return {"data": data_sets(), "model": fitting(data), "method": names("criterion")} | {
-            name: names(name) for name in ("scope", "structure")
-        }
+        return {
+            "data": data_sets(), "model": fitting(data), "method": names("criterion"), "scope": names("scope"),
+            "structure": spanning(),
+        }  # fmt: skip
 
     def _on_change(self, change):
         if change.owner is self.controls["data"] and self.controls["model"].value not in self._own:
