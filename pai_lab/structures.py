@@ -90,7 +90,7 @@ def n_of_m(n, m):
         groups = last.reshape(-1, m)
         best = groups.argsort(1, descending=True, stable=True)[:, :n]
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True)
-        return mask.view(last.shape).movedim(-1, 1)
+        return mask.view(last.shape).movedim(-1, 1).contiguous()
 
     return Fixed(choose, f"a number of inputs that {m} divides", f"{n}:{m}")
 

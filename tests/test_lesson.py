@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pai_lab import allocation, checks, lesson, plots
+from pai_lab import allocation, lesson, plots
+from pai_lab.checks import watch
 
 
 @pytest.fixture(autouse=True)
@@ -406,7 +407,7 @@ def test_every_property_has_a_function_that_breaks_it(name, capsys):
     lesson.check(name, RIGHT[name])
     told = capsys.readouterr().out
     words = [word for param in WRONG for word in [param.values[1]] if param.values[0] == name]
-    properties = [p for p in re.findall(r'"([^"]+)"', inspect.getsource(checks._CHECKS[name])) if p in told]
+    properties = [p for p in re.findall(r'"([^"]+)"', inspect.getsource(watch._CHECKS[name])) if p in told]
     for one in properties:
         assert any(word in one for word in words), one
 
@@ -446,7 +447,7 @@ def test_check_refuses_an_unknown_name_and_what_is_no_function():
 
 
 def test_a_new_check_is_one_small_function(monkeypatch, capsys):
-    monkeypatch.setattr(checks, "_CHECKS", {})
+    monkeypatch.setattr(watch, "_CHECKS", {})
 
     @lesson.checks
     def double(function):
