@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 import pai_lab as pai
-from pai_lab.allocation import select
+from pai_lab.allocation import apportion, select
+from pai_lab.scopes import Layer, quotas
 
 ROWS = []
 
@@ -103,21 +104,28 @@ def selection():
     row("the same with 90% equal scores / `numpy.partition` on distinct ones", f"{ratios['tied']:.2f}", "3")
 
 
+def plain(net, x, y):
+    """One forward+backward in train mode: the lower bound of a first-order score."""
+    net.train()
+    torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
+
+
 def scoring():
-    """SNIP against one forward+backward of its batch; SynFlow against its 100 of one sample in float64."""
+    """SNIP and GraSP against one forward+backward of their batch."""
     data = image_data(32)
     model = pai.build("vgg16_bn", data, seed=0)
     batch = tuple(t[:100] for t in data.train)
-
-    def plain(net, x, y):
-        net.train()
-        torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
-
-    work = {"plain": lambda: plain(model, *batch), "snip": lambda: pai.score(model, "snip", batch)}
+    work = {"plain": lambda: plain(model, *batch)}
+    work |= {name: lambda name=name: pai.score(model, name, batch) for name in ("snip", "grasp")}
     seconds, ratios = side_by_side(work, 7)
-    words = f"{seconds['plain']:.1f} s"
-    row("SNIP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['snip']:.2f}", "1.15", words)
+    beside = f"{seconds['plain']:.1f} s"
+    row("SNIP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['snip']:.2f}", "1.1", beside)
+    row("GraSP scores, VGG-16, batch 100 / one forward+backward", f"{ratios['grasp']:.2f}", "4", beside)
 
+
+def synflow():
+    """SynFlow's 100 rounds against 100 forward+backward passes of one sample in the same dtype."""
+    model = pai.build("vgg16_bn", image_data(32), seed=0)
     double = deepcopy(model).double().eval()
     one = torch.ones(1, 3, 32, 32, dtype=torch.float64)
 
@@ -125,10 +133,72 @@ def scoring():
         for _ in range(100):
             torch.autograd.grad(double(one).sum(), list(double.parameters()))
 
+    batch = (one.float(), torch.zeros(1, dtype=torch.int64))
     work = {"plain": hundred, "synflow": lambda: pai.prune(model, "synflow", 0.99, batch=batch)}
-    seconds, ratios = side_by_side(work, 2, warm=False)
-    words = f"{seconds['plain']:.0f} s"
-    row("SynFlow, 100 rounds to 99%, VGG-16 / its 100 forward+backward passes", f"{ratios['synflow']:.2f}", "2", words)
+    seconds, ratios = side_by_side(work, 3, warm=False)
+    beside = f"{seconds['plain']:.0f} s"
+    row(
+        "SynFlow, 100 rounds to 99%, VGG-16 / 100 forward+backward of one sample",
+        f"{ratios['synflow']:.2f}",
+        "1.7",
+        beside,
+    )
+
+
+def iterative():
+    """FORCE and iterative SNIP, 30 rounds, against 30 forward+backward passes."""
+    data = image_data(32, classes=10)
+    model = pai.build("resnet20", data, seed=0)
+    batch = tuple(t[:100] for t in data.train)
+
+    def thirty():
+        for _ in range(30):
+            plain(model, *batch)
+
+    work = {"plain": thirty}
+    for name in ("force", "iterative_snip"):
+        work[name] = lambda name=name: pai.prune(model, name, 0.98, batch=batch, allow_empty=True)
+    seconds, ratios = side_by_side(work, 3, warm=False)
+    for name in ("force", "iterative_snip"):
+        row(f"{name}, 30 rounds, ResNet-20, batch 100 / 30 forward+backward", f"{ratios[name]:.2f}", "1.15",
+            f"{seconds['plain']:.0f} s")  # fmt: skip
+
+
+def layers():
+    """Budgets for 1,000 layers; effective sparsity of a deep net."""
+    shapes = np.random.default_rng(0).integers(1, 512, (1000, 2))
+    found = {f"layer {i}": Layer(int(a * b * 9), (int(a), int(b), 3, 3)) for i, (a, b) in enumerate(shapes)}
+    total = sum(layer.units for layer in found.values())
+
+    def split(scope):
+        wanted = quotas(scope, found, total // 50)
+        return apportion(list(wanted.values()), total // 50, [0] * 1000, [layer.units for layer in found.values()])
+
+    seconds, _ = side_by_side({scope: lambda scope=scope: split(scope) for scope in ("erk", "igq")}, 15)
+    for scope in seconds:
+        row(f"{scope.upper()} on 1,000 layers", f"{1e3 * seconds[scope]:.1f} ms", "10 ms")
+    model = pai.build("resnet56", image_data(32), seed=0)
+    mask = pai.prune(model, "random", 0.98)
+    seconds, _ = side_by_side({"effective": lambda: pai.effective(model, mask)}, 9)
+    row("effective sparsity, ResNet-56", f"{seconds['effective']:.2f} s", "0.3 s")
+
+
+def criteria():
+    """Every criterion on ResNet-18 (11 M weights), batch 20, one round, beside one forward+backward of that batch."""
+    data = image_data(32, classes=10)
+    model = pai.build("resnet18", data, seed=0)
+    batch = tuple(t[:20] for t in data.train)
+    plain(model, *batch)
+    for name in pai.names("criterion"):
+        try:
+            options = {"kept": 110_000} if name == "phew" else {}
+            once = {"plain": lambda: plain(model, *batch)}
+            once["score"] = lambda name=name, options=options: pai.score(model, name, batch, **options)
+            seconds, ratios = side_by_side(once, 3, warm=False)
+            row(f"{name}, ResNet-18, batch 20 / one forward+backward", f"{ratios['score']:.2f}", "",
+                f"{seconds['score']:.2f} s")  # fmt: skip
+        except ValueError as error:
+            row(f"{name}, ResNet-18", "not for this size", "", str(error)[:80])
 
 
 MEMORY = """
@@ -172,7 +242,7 @@ def memory():
         command = [sys.executable, "-c", MEMORY, what, kind]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    for kind in ("snip", "synflow"):
+    for kind in ("snip", "grasp", "synflow", "force"):
         found = {what: median(peak(what, kind) for _ in range(3)) for what in ("score", "plain")}
         extra = 2 + max(found["score"] - found["plain"], 0)
         words = f"peak {found['score']:.1f}, plain forward+backward {found['plain']:.1f}"
@@ -192,7 +262,10 @@ def imports():
     row("`import pai_lab` over `import torch`", f"{extra:.2f} s", "0.3 s", f"torch {median(a for a, _ in pairs):.1f} s")
 
 
-ALL = {"hold": hold, "select": selection, "scoring": scoring, "memory": memory, "imports": imports}
+ALL = {
+    "hold": hold, "select": selection, "scoring": scoring, "synflow": synflow, "iterative": iterative, "layers": layers,
+    "criteria": criteria, "memory": memory, "imports": imports,
+}  # fmt: skip
 
 if __name__ == "__main__":
     print("| what | measured | at most | beside it |\n|---|---|---|---|")

@@ -20,21 +20,28 @@ from importlib import import_module as _import
 
 from pai_lab.allocation import allocate
 from pai_lab.catalog import catalog, criterion, method, names
+from pai_lab.collapse import critical_compression, maximal_compression
+from pai_lab.controls import corrupted, inverted, reinitialised
+from pai_lab.criteria.second_order import obs_update
 from pai_lab.data import Data, load
 from pai_lab.functional import forward, masked, prunable
 from pai_lab.mask import Mask
-from pai_lab.metrics import report
+from pai_lab.metrics import dead_units, effective, latency, overlap, rank_correlation, report, stored_bytes
 from pai_lab.models import build, describe, macs
 from pai_lab.pruning import prune, rounds, score
 from pai_lab.records import checklist, compare, results
+from pai_lab.shift import shifted
+from pai_lab.surgery import remove, whole_channels
 from pai_lab.sweep import experiment, sweep
 from pai_lab.training import Callback, Run, evaluate, train
 
 __version__ = "0.1.0"
 __all__ = [
-    "Callback", "Data", "Mask", "Run", "allocate", "build", "catalog", "checklist", "compare", "criterion", "describe",
-    "evaluate", "experiment", "explore", "forward", "lesson", "load", "macs", "masked", "method", "names", "plots",
-    "prunable", "prune", "report", "results", "rounds", "score", "sweep", "train",
+    "Callback", "Data", "Mask", "Run", "allocate", "build", "catalog", "checklist", "compare", "corrupted",
+    "criterion", "critical_compression", "dead_units", "describe", "effective", "evaluate", "experiment", "explore",
+    "forward", "inverted", "latency", "lesson", "load", "macs", "masked", "maximal_compression", "method", "names",
+    "obs_update", "overlap", "plots", "prunable", "prune", "rank_correlation", "reinitialised", "remove", "report",
+    "results", "rounds", "score", "shifted", "stored_bytes", "sweep", "train", "whole_channels",
 ]  # fmt: skip
 
 

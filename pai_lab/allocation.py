@@ -66,7 +66,7 @@ def allocate(
     kept_units = {n: torch.from_numpy(keep[n]).view(u.shape).to(u.device) for n, u in units.items()}
     if list(units) == list(scores) and all(kept_units[n].shape == scores[n].shape for n in units):
         return Mask.holding(kept_units)
-    mask = found.expand(kept_units, {name: score.shape for name, score in scores.items()})
+    mask = {n: f.expand_as(scores[n]) if n in scores else f for n, f in found.expand(kept_units).items()}
     if within is not None:  # a unit that is kept revives none of its removed weights
         mask |= {n: mask[n] & within[n].to(mask[n].device) for n in within if n in mask}
     return Mask(mask)
@@ -136,7 +136,7 @@ def _choose(values, live, layers, kept, scope, floor, rng):
         total = sum(v.size for v in values.values())
         raise ValueError(
             f"a floor of {floor} units in each of {len(layers)} layers keeps at least {sum(least.values())}, and only "
-            f"{kept} are to be kept: with this floor the sparsity is at most {1 - sum(least.values()) / total:.6g}"
+            f"{kept} are to be kept: with this floor the sparsity is at most {1 - sum(least.values()) / total:.10g}"
         )
     if kept > sum(room.values()):
         raise ValueError(f"{kept} units are to be kept, and only {sum(room.values())} are left to choose from")
@@ -162,19 +162,18 @@ def apportion(shares, total, least, most):
     least[i] <= result[i] <= most[i]; largest remainder, ties to the earlier one.
     """
     shares, least, most = (np.asarray(x, float) for x in (shares, least, most))
-    shares = np.maximum(shares, 1e-12 * shares.max())  # a layer with no share gets what no other layer can hold
+    shares = np.maximum(shares / shares.max(), 1e-12)  # a layer with no share gets what no other layer can hold
     quota = total * shares / shares.sum()
     if (quota < least).any() or (quota > most).any():  # some layer is full or at its floor: find the common factor
         low, high = 0.0, most.max() / shares.min()
-        for _ in range(200):
-            factor = (low + high) / 2
+        while low < (factor := (low + high) / 2) < high:
             low, high = (factor, high) if np.clip(factor * shares, least, most).sum() < total else (low, factor)
         quota = np.clip(high * shares, least, most)
     counts = np.floor(quota + 1e-9)
-    by_remainder = sorted(range(len(counts)), key=lambda i: (-round(quota[i] - counts[i], 9), i))
-    open_places = [i for i in by_remainder if counts[i] < most[i]]
+    by_remainder = np.argsort(-np.round(quota - counts, 9), kind="stable")
+    open_places = by_remainder[(counts < most)[by_remainder]]
     counts[open_places[: int(total - counts.sum())]] += 1
-    return [int(count) for count in counts]
+    return counts.astype(int).tolist()
 
 
 def select(values, kept, live=None, rng=None):

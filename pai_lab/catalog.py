@@ -6,7 +6,7 @@ pai.catalog("criterion")        # a table: when it works, what it needs, what it
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 KINDS = ("criterion", "structure", "scope", "schedule", "method")
@@ -79,10 +79,14 @@ def adopt(entries):
 
 
 def find(kind, what):
-    """The Entry for a name; a callable that stands for a name gets an entry of its own. ValueError if unknown."""
+    """The Entry for a name; a callable that stands for a name gets an entry of its own, one that wraps a registered
+    function (`functools.wraps`) its facts and defaults, too. ValueError if unknown."""
     if callable(what):
-        known = (e for e in _REGISTRY[kind].values() if e.function is what)
-        return next(known, Entry(kind, getattr(what, "__name__", repr(what)), what))
+        inner = inspect.unwrap(what)
+        entry = next((e for e in _REGISTRY[kind].values() if e.function is inner), None)
+        if entry is None:
+            return Entry(kind, getattr(what, "__name__", repr(what)), what)
+        return entry if what is inner else replace(entry, name=what.__name__, function=what)
     if not isinstance(what, str) or what not in _REGISTRY[kind]:
         raise nearest(kind, what, names(kind))
     return _REGISTRY[kind][what]

@@ -25,7 +25,8 @@ def build(name_or_callable, data, *, seed=0, init="default"):
 
     `seed` draws the weights and leaves the global generators as they were. `init` is "default" (torch's),
     "kaiming_normal", "xavier_normal", or a callable that fills one weight in place; all but the default set
-    biases to 0. Sets `model.input_shape`. ValueError for an unknown name, or data that the model cannot take.
+    biases to 0. Sets `model.input_shape` and `model.init`. ValueError for an unknown name, or data that the model
+    cannot take.
     """
     if not callable(init) and init not in INITS:
         raise nearest("init", init, INITS)
@@ -37,18 +38,19 @@ def build(name_or_callable, data, *, seed=0, init="default"):
         if not isinstance(model, nn.Module):
             raise TypeError(f"{make!r} must return a torch.nn.Module, got {type(model).__name__}")
         if init != "default":
-            _fill(model, init if callable(init) else INITS[init])
-    model.input_shape = tuple(data.input_shape)
+            fill(model, init if callable(init) else INITS[init])
+    model.input_shape, model.init = tuple(data.input_shape), init
     if make is not name_or_callable:
         model.name = name_or_callable
     return model
 
 
 @torch.no_grad()
-def _fill(model, fill):
+def fill(model, draw):
+    """Draw every prunable weight anew, in place; biases become 0."""
     for module in model.modules():
         if isinstance(module, PRUNABLE):
-            fill(module.weight)
+            draw(module.weight)
             if module.bias is not None:
                 module.bias.zero_()
 

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from functools import partial
 from inspect import signature
+from types import SimpleNamespace
 
 import torch
 
-from pai_lab import criteria  # noqa: F401  (fills the registry)
+from pai_lab import coupled, criteria  # noqa: F401  (they fill the registry)
 from pai_lab.allocation import allocate, check_sparsity, count
 from pai_lab.catalog import check_options, find
 from pai_lab.functional import fit, in_mode, prunable, seeded
@@ -86,7 +87,7 @@ def prune(
     for step in steps:
         mask = step[1]
         del step  # its scores are as large as the model: let go before the next round
-    if not allow_empty and (empty := mask.collapsed()):
+    if not allow_empty and structure != "block" and (empty := mask.collapsed()):  # a shortcut goes around a block
         warnings.warn(f"layer collapse at sparsity {sparsity}: {', '.join(empty)} keep nothing", stacklevel=2)
     return mask
 
@@ -110,7 +111,8 @@ def rounds(
     _check_batch(entry, first, model, next(iter(dense.values())).device)
     found = bind(structure, model, _inputs(first), exclude)
     if entry.defaults.get("unit") == "filter" and not isinstance(found, Spans):
-        found = replace(found, producers=True)  # the scores say nothing of a channel's consumers
+        # its scores say nothing of a channel's consumers
+        found = SimpleNamespace(reduce=partial(found.reduce, producers=True), expand=found.expand)
     names = candidates(found, dense, model, first, structure)
     if not isinstance(found, Fixed):
         units = found.reduce({n: dense[n] for n in names}, "max")

@@ -47,7 +47,7 @@ def _of_densities(densities, layers, kept):
     if abs(sum(shares.values()) - kept) > len(layers):  # more than rounding
         raise ValueError(
             f"these densities keep {sum(shares.values()):.0f} of {total} units, and the sparsity asks for {kept}: pass "
-            f"sparsity={1 - sum(shares.values()) / total:.6g}"
+            f"sparsity={1 - sum(shares.values()) / total:.10g}"
         )
     return shares
 
@@ -73,7 +73,8 @@ def uniform_plus(layers, kept):
     fixed = {n: layers[n].units for n in names[:1] if len(names) > 1 and len(layers[n].shape) > 2}
     rest = [name for name in names if name not in fixed]
     if _density(layers, rest, kept, fixed) < 0.2 and len(rest) > 1 and len(layers[rest[-1]].shape) == 2:
-        fixed[rest[-1]] = 0.2 * layers[rest.pop()].units
+        last = rest.pop()
+        fixed[last] = 0.2 * layers[last].units
     density = _density(layers, rest, kept, fixed)
     if density < 0:
         return uniform(layers, kept)

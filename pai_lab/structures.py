@@ -88,7 +88,7 @@ def n_of_m(n, m):
             return None
         last = scores.movedim(1, -1)
         groups = last.reshape(-1, m)
-        best = groups.argsort(1, descending=True, stable=True)[:, :n]
+        best = groups.argsort(dim=1, descending=True, stable=True)[:, :n]
         mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, best, True)
         return mask.view(last.shape).movedim(-1, 1).contiguous()
 
@@ -163,9 +163,9 @@ class Spans:
         """{name: scores of weights} -> {name: scores of units}, 1 in each dimension that a unit spans."""
         return {name: reduce_to_units(score, self.dims, how) for name, score in scores.items()}
 
-    def expand(self, kept, shapes):
-        """{name: flags of units} -> {name: flags of weights}."""
-        return {name: flags.expand(shapes[name]) for name, flags in kept.items()}
+    def expand(self, kept):
+        """{name: flags of units} -> {parameter name: flags that broadcast to it}: the same."""
+        return kept
 
     def holds_outputs(self, ndim):
         """True if a unit of a weight with `ndim` dimensions is all that makes one output."""

@@ -17,6 +17,7 @@ import torch
 
 from pai_lab import records
 from pai_lab.catalog import adopt, find, names, nearest, of_the_reader
+from pai_lab.controls import scoring_batches
 from pai_lab.data import load
 from pai_lab.mask import Mask
 from pai_lab.metrics import report
@@ -62,7 +63,8 @@ def experiment(*, data, model, method, sparsity, seed, epochs, init="default", *
     saved = report(net, run.mask or Mask.dense(net))
     sizes = {k: getattr(saved, k) for k in ("weights", "kept", "macs", "sparse_macs", "dense_bytes", "bitmap_bytes")}
     device = next(net.parameters()).device.type
-    return row | shown | run.metrics | sizes | budget | {"device": device, "seconds": seconds}
+    paths = {"effective_sparsity": saved.effective_sparsity}
+    return row | shown | run.metrics | paths | sizes | budget | {"device": device, "seconds": seconds}
 
 
 def _fingerprint(model):
@@ -113,9 +115,10 @@ def methods():
 
 
 def prune_then_train(model, data, sparsity, seed, epochs, *, criterion, per_class=10, **options):
-    """Pruning at initialization: one mask from a balanced scoring batch of the training set, then train under it."""
+    """Pruning at initialization: a mask from balanced scoring batches of the training set, a fresh one each round, then
+    train under it."""
     chosen = {key: options.pop(key) for key in list(options) if key in RUNNING}
-    batch = data.score_batch(per_class=per_class, seed=seed)
+    batch = scoring_batches(data, per_class, seed)
     mask = prune(model, criterion, sparsity, batch=batch, seed=seed, **options)
     return train(model, data, mask=mask, epochs=epochs, seed=seed, **chosen)
 

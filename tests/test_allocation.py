@@ -7,11 +7,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pai_lab as pai
 from pai_lab.allocation import apportion, kth_largest, select
+from pai_lab.structures import spanning
 
 FLAT = {"distinct": None, "constant": 1, "zeros": 0, "few": 3, "mostly equal": 0.9}
 
@@ -89,6 +90,111 @@ def test_the_best_of_each_layer_are_kept(shapes, sparsity, seed):
         assert set(score.flatten().topk(count).indices.tolist()) == set(
             mask[name].flatten().nonzero().flatten().tolist()
         )
+
+
+KINDS = {
+    "normal": lambda normal, rng: normal,
+    "positive": lambda normal, rng: np.abs(normal),
+    "ties": lambda normal, rng: np.round(normal),
+    "zeros": lambda normal, rng: 0 * normal,  # half of them -0.0
+    "constant": lambda normal, rng: np.full_like(normal, 0.1),
+    "denormal": lambda normal, rng: normal * 1e-42,
+    "mixed": lambda normal, rng: normal * 10.0 ** rng.integers(-30, 31, normal.shape),
+    "mostly dead": lambda normal, rng: normal * (rng.random(normal.shape) < 0.1),
+}
+# The dimensions of a weight that a unit spans, by the number of dimensions.
+SPANS = {
+    "weight": {2: (), 3: (), 4: ()}, "kernel": {2: (), 3: (2,), 4: (2, 3)}, "row": {2: (1,), 3: (2,), 4: (3,)},
+    "column": {2: (0,), 3: (), 4: (2,)}, "filter": {2: (1,), 3: (1, 2), 4: (1, 2, 3)},
+    "input": {2: (0,), 3: (0, 2), 4: (0, 2, 3)},
+}  # fmt: skip
+ANY_SHAPE = st.one_of(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 3)),
+    st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)),
+)
+ANY_SPARSITY = st.one_of(
+    st.sampled_from([1e-4, 0.5, 0.9, 0.99, 0.999, 0.9999]),
+    st.floats(1e-4, 0.9999),
+    st.floats(-4, -0.1).map(lambda power: 1 - 10**power),
+)
+CASES = st.tuples(
+    st.lists(ANY_SHAPE, min_size=1, max_size=5), st.sampled_from(list(KINDS)), st.sampled_from(spanning()),
+    st.sampled_from(pai.names("scope")), ANY_SPARSITY, st.integers(0, 3), st.sampled_from([1, 0.9, 0.3, 0]),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+
+
+def units_of(flags, structure):
+    """One flag per unit, 1-D: whether any of its weights is there."""
+    for dim in sorted(SPANS[structure][flags.ndim], reverse=True):
+        flags = flags.any(dim)
+    return flags.flatten()
+
+
+def counts_are_exact(case):
+    """Whatever is scored and asked: `round((1 - sparsity) * n)` units, or an error that says what cannot be."""
+    shapes, kind, structure, scope, sparsity, floor, alive, seed = case
+    rng, scores, within = np.random.default_rng(seed), {}, {}
+    for i, shape in enumerate(shapes):
+        scores[f"{i}"] = torch.from_numpy(KINDS[kind](rng.standard_normal(shape), rng).astype(np.float32))
+        within[f"{i}"] = torch.from_numpy(rng.random(shape) < alive)
+    room = {n: units_of(flags, structure) for n, flags in within.items()}
+    kept = round((1 - sparsity) * sum(map(len, room.values())))
+    least = sum(min(floor, int(flags.sum())) for flags in room.values())
+    asked = {"structure": structure, "scope": scope, "floor": floor, "seed": seed % 97, "allow_empty": True}
+    asked["within"] = None if alive == 1 else pai.Mask(within)
+    if kept < least or kept > sum(int(flags.sum()) for flags in room.values()):
+        with pytest.raises(ValueError, match="floor" if kept < least else "left to choose from"):
+            pai.allocate(scores, sparsity, **asked)
+        return
+    mask = pai.allocate(scores, sparsity, **asked)
+    found = {n: units_of(flags, structure) for n, flags in mask.items()}
+    assert sum(int(flags.sum()) for flags in found.values()) == kept
+    for n, flags in mask.items():
+        assert found[n].sum() >= min(floor, int(room[n].sum())) and not (found[n] & ~room[n]).any()
+        whole = flags | ~within[n]  # all of a unit, but for what is already gone
+        for dim in SPANS[structure][flags.ndim]:
+            whole = whole.all(dim, keepdim=True)
+        assert flags.shape == scores[n].shape and torch.equal(whole & within[n], flags)
+
+
+@settings(max_examples=500)
+@given(CASES)
+def test_any_scores_any_structure_any_scope(case):
+    counts_are_exact(case)
+
+
+@pytest.mark.long
+@settings(max_examples=10_000)
+@given(CASES)
+def test_any_scores_any_structure_any_scope_at_length(case):
+    counts_are_exact(case)
+
+
+def test_every_spanning_structure_is_among_them():
+    assert set(spanning()) == set(SPANS)
+
+
+@settings(max_examples=50)
+@given(st.lists(ANY_SHAPE, min_size=1, max_size=5), st.sampled_from(spanning()), st.integers(1, 4))
+def test_a_floor_that_is_too_high_says_what_works(shapes, structure, floor):
+    scores = {f"{i}": torch.zeros(shape) for i, shape in enumerate(shapes)}
+    sizes = [units_of(s == 0, structure).numel() for s in scores.values()]
+    with pytest.raises(ValueError, match="sparsity is at most") as error:
+        pai.allocate(scores, 1, structure=structure, floor=floor, allow_empty=True)
+    works = float(str(error.value).rpartition(" ")[2])
+    mask = pai.allocate(scores, works, structure=structure, floor=floor)
+    assert [int(units_of(m, structure).sum()) for m in mask.values()] == [min(floor, n) for n in sizes]
+    with pytest.raises(ValueError, match="sparsity is at most"):
+        pai.allocate(scores, min(works + 1 / sum(sizes), 1), structure=structure, floor=floor, allow_empty=True)
+
+
+def test_what_a_floor_allows_is_exact_in_a_large_net():
+    scores = {"a": torch.zeros(3000, 1000), "b": torch.zeros(3, 5)}
+    with pytest.raises(ValueError, match="sparsity is at most") as error:
+        pai.allocate(scores, 0.999999, floor=7)
+    assert pai.allocate(scores, float(str(error.value).rpartition(" ")[2]), floor=7).kept == 14
 
 
 @given(SHAPES, st.sampled_from(list(FLAT)), st.floats(0, 1), st.integers(0, 99))

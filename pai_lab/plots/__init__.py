@@ -8,7 +8,9 @@ there what the reader should see. The facts (counts, seeds, what the band is) st
 x-axis. Data are fractions in [0, 1]; percent appears only here.
 """
 
+from pai_lab.plots.allocation import budgets
 from pai_lab.plots.curves import accuracy, history, multiples, prediction
+from pai_lab.plots.duels import duel
 from pai_lab.plots.frame import (
     ALARM,
     COLOURS,
@@ -33,6 +35,6 @@ from pai_lab.plots.tradeoff import front, pareto
 
 __all__ = [
     "ALARM", "AXIS_ENDS", "COLOURS", "GONE", "GUESS", "INK", "KEPT", "LOOKS", "QUIET", "SILENT", "SMALL",
-    "SPARE_MARKERS", "STYLE", "TEXT", "accuracy", "density", "front", "history", "looks", "mask", "multiples",
-    "pareto", "percent", "prediction", "scores", "spread", "style",
+    "SPARE_MARKERS", "STYLE", "TEXT", "accuracy", "budgets", "density", "duel", "front", "history", "looks",
+    "mask", "multiples", "pareto", "percent", "prediction", "scores", "spread", "style",
 ]  # fmt: skip
