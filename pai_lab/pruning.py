@@ -56,12 +56,17 @@ def score(model, criterion, batch=None, *, mask=None, mode=None, seed=0, exclude
     with seeded(seed, device), in_mode(net, mode == "train"), _counted(net) as passes, torch.enable_grad():
         try:
             found = entry.function(net, batch, mask, **options)
-        except RuntimeError as error:
-            raise ValueError(f"{entry.name} cannot score {type(model).__name__}{_shape(batch)}: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            alone = "more than 1 value per channel" in str(error)  # batch statistics of one sample
+            if isinstance(error, ValueError) and not alone:
+                raise
+            hint = ". Give more samples, or mode='eval'" if alone else ""
+            where = f"{type(model).__name__}{_shape(batch)}"
+            raise ValueError(f"{entry.name} cannot score {where}: {error}{hint}") from error
     if not isinstance(found, Mapping):
         raise TypeError(f"criterion {entry.name!r} must return a mapping name -> scores, got {type(found).__name__}")
     scores = Scores({name: _fitted(entry.name, found, name, w) for name, w in weights.items()})
-    scores.budget = sum(passes)
+    scores.budget = round(sum(passes) * entry.defaults.get("passes", 1))
     return scores
 
 

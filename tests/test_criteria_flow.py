@@ -153,6 +153,19 @@ def test_l2_is_synflow_of_the_net_of_squares():
     assert all(torch.equal(l2[n], of_squares[n]) for n in l2)
 
 
+def test_the_slopes_of_l2_add_up_to_the_trace_of_the_path_kernel():
+    model = seeded(dense_chain)
+    weights = tuple(w.detach() for w in pai.prunable(model).values())
+
+    def paths(one, two, three):  # the value of every path from input i over j and k to output o
+        return torch.einsum("ji,kj,ok->ijko", one, two, three).flatten()
+
+    jacobian = torch.cat([j.flatten(1) for j in torch.autograd.functional.jacobian(paths, weights)], 1)
+    scores = pai.score(model, "synflow_l2", inputs(3)).values()
+    trace = sum(float((s / w.square()).sum()) for s, w in zip(scores, weights, strict=True))
+    assert trace == pytest.approx(float(torch.trace(jacobian @ jacobian.T)), rel=1e-12)
+
+
 # -- what a net may look like ----------------------------------------------------------------------
 class Twice(nn.Module):
     """A shared module, a weight tied to another layer, and two weights that are added."""

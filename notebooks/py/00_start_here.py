@@ -33,7 +33,7 @@ lesson.begin(0)
 #
 # | question | name | some answers |
 # |---|---|---|
-# | What is removed together? | **structure** | single weights, whole filters |
+# | What is removed together? | **structure** | single weights, kernels, whole channels |
 # | Which of it? | **criterion** (a score; the highest stay) | random numbers, size, effect on the loss, flow of signal |
 # | When, and how fast? | **method** | once before training, in rounds, while training |
 #
@@ -131,7 +131,7 @@ pai.report(sparse.model, mask)
 
 # %% [markdown]
 # Read the report twice. The arithmetic shrinks as it says *if* the zeros are skipped. A dense file and a dense matrix
-# product skip none of them. What pruning really saves depends on the structure (lesson 01, to come).
+# product skip none of them. What pruning really saves depends on the structure ([lesson 01](01_structures.ipynb)).
 #
 # ## The playground
 #
@@ -179,7 +179,8 @@ lesson.say(
 # all layers then keeps almost only the first layer. And two methods that both guess have no order.
 #
 # **What would change your mind?** Five seeds on one small data set. A criterion could win here and lose elsewhere. And no
-# score here has used what training teaches. Lesson 04 (to come) asks what these scorers really know.
+# score here has used what training teaches. [Lesson 04](04_pruning_at_initialization.ipynb) asks what these scorers
+# really know.
 #
 # ## Find the flaw
 #

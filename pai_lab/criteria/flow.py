@@ -54,9 +54,9 @@ def synflow(model, batch, mask):
     criterion="w^2 * dR/dw^2, R = 1' prod W^2 1", paper="Gebhart et al., A unified paths perspective", year=2021, **FLOW
 )
 def synflow_l2(model, batch, mask):
-    """SynFlow with squares for absolute values: w^2 * dR/dw^2, each weight's share of the squared paths, which is
-    the trace of the path kernel. All parameters are squared, BatchNorm's gains too; what is no parameter (running
-    variances, averages of pooling) acts as it is. Else as SynFlow; 1 FB of one sample."""
+    """SynFlow with squares for absolute values: w^2 * dR/dw^2, each weight's share of the squared paths; the dR/dw^2
+    add up to the trace of the path kernel. All parameters are squared, BatchNorm's gains too; what is no parameter
+    (running variances, averages of pooling) acts as it is. Else as SynFlow; 1 FB of one sample."""
     return _flow(model, batch, mask, torch.square_)
 
 

@@ -18,7 +18,7 @@ def replaced(tensors, new):
 @criterion(
     criterion="|dL(theta_K)/dc|, theta_0 = c * w", family="meta-gradient", when="before", track="sparse selection",
     paper="Alizadeh et al., ProsPr", year=2022, needs="labelled batch", cost="about 3K + 1 FB per sample",
-    defaults={"mode": "train"},
+    defaults={"mode": "train", "passes": 2.5},
 )  # fmt: skip
 def prospr(model, batch, mask, *, steps=3, lr=0.5, momentum=0.9, order="full"):
     """|dL(theta_K)/dc| at c = 1, where theta_0 = c * w and theta_K comes after K = `steps` steps of SGD from it: what

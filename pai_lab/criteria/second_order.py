@@ -20,7 +20,7 @@ TRAINED = {"family": "second order", "when": "after", "needs": "labelled batch",
 # -- the criteria --------------------------------------------------------------------------------------------------
 @criterion(
     criterion="w * (H dL/dw)", family="second order", paper="Wang et al., GraSP", year=2020,
-    cost="3 to 4 FB per sample", defaults={"mode": "train"}, **TRACK,
+    cost="3 to 4 FB per sample", defaults={"mode": "train", "passes": 3}, **TRACK,
 )  # fmt: skip
 def grasp(model, batch, mask, *, temperature=200):
     """w * (H g), signed: how much gradient flow |g|^2 goes with w, to first order; negative: the flow grows without
