@@ -18,8 +18,8 @@ class Entry:
     """One named part of the house: the function, and the facts that `catalog()` shows.
 
     `facts` holds the columns of the catalogue (`family`, `paper`, `year`, `needs`, `cost`, ...); `defaults` what
-    `prune` uses when nothing is said: `mode`, `iterations`, `schedule`, `revives`, `unit`, `reduce`; and `passes`, what
-    each forward pass of a scorer costs with all that follows it, in forward+backward passes (1 if not given).
+    `prune` uses when nothing is said: `mode`, `iterations`, `schedule`, `revives`, `unit`, `reduce`; and `passes`, the
+    most that each forward pass of a scorer costs with all that follows it, in forward+backward passes (1 if none).
     """
 
     kind: str

@@ -143,7 +143,7 @@ class Mask(Mapping):
 
     def shuffled(self, seed=0):
         """The layerwise shuffle: as many kept weights in each layer, at random places (Frankle 2021's check)."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed ^ 0x5FF1E)  # not the numbers that drew a model's weights
         mixed = {
             name: t.flatten()[torch.randperm(t.numel(), generator=generator).to(t.device)].view_as(t)
             for name, t in self.items()

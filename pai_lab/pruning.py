@@ -17,11 +17,14 @@ import torch
 from pai_lab import coupled, criteria  # noqa: F401  (they fill the registry)
 from pai_lab.allocation import allocate, check_sparsity, count
 from pai_lab.catalog import check_options, find
-from pai_lab.functional import fit, in_mode, prunable, seeded
+from pai_lab.functional import check_seed, fit, in_mode, prunable, seeded
 from pai_lab.graph import output_layers
 from pai_lab.mask import Mask
 from pai_lab.schedules import sparsities
 from pai_lab.structures import Fixed, Spans, bind, find_structure
+
+# A model drawn from the same seed has used the generator's first numbers for its weights: scores take others.
+APART = 0x5C0FE5
 
 
 class Scores(dict):
@@ -53,7 +56,8 @@ def score(model, criterion, batch=None, *, mask=None, mode=None, seed=0, exclude
         fit(mask, dict(model.named_parameters(remove_duplicate=False)), type(model).__name__)
     # a function of the reader's own may call model(x) and backward(): it gets a copy to do so
     net = model if entry.function.__module__.startswith("pai_lab.") else deepcopy(model)
-    with seeded(seed, device), in_mode(net, mode == "train"), _counted(net) as passes, torch.enable_grad():
+    check_seed(seed)
+    with seeded(seed ^ APART, device), in_mode(net, mode == "train"), _counted(net) as passes, torch.enable_grad():
         try:
             found = entry.function(net, batch, mask, **options)
         except (RuntimeError, ValueError) as error:

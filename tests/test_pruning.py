@@ -56,7 +56,7 @@ class Tied(nn.Module):
         self.down.weight = self.up.weight
 
     def forward(self, x):
-        return self.down(x * self.up(x).relu().sum(1, keepdim=True))
+        return self.down(nn.functional.pad(self.up(x).relu(), (0, 1)))
 
 
 MODELS = [mlp, SharedNorm, SharedConv, Tied]
@@ -638,3 +638,17 @@ def test_bad_arguments(change, words):
     with pytest.raises((ValueError, TypeError), match=words):
         pai.prune(**arguments)
     assert trace(arguments["model"]) == before
+
+
+# -- chance ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["vgg6_bn", "resnet20", "mlp"])
+def test_random_scores_know_nothing_of_weights_that_the_same_seed_drew(name):
+    model = pai.build(name, pai.load("digits"), seed=3)
+    scores, mask = pai.score(model, "random", seed=3), pai.Mask.dense(model)
+    half = {n: torch.arange(t.numel()).view(t.shape) < t.numel() // 2 for n, t in mask.items()}
+    shuffled = pai.Mask(half).shuffled(seed=3)
+    for layer, w in pai.prunable(model).items():
+        spread = 5 / w.numel() ** 0.5
+        for drawn in (scores[layer], shuffled[layer].float()):
+            found = torch.corrcoef(torch.stack([w.detach().flatten(), drawn.flatten()]))[0, 1]
+            assert abs(found) < spread, layer
