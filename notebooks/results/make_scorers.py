@@ -7,6 +7,7 @@ number of epochs, and the dense network. About 20 minutes on two cores.
 """
 
 from itertools import product
+from math import prod, sqrt
 from pathlib import Path
 
 import torch
@@ -35,7 +36,9 @@ def shuffled_in_units(model, data, sparsity, seed, epochs, *, criterion, **train
     densities and the same units, other weights between them."""
     batch = data.score_batch(per_class=10, seed=seed)
     mask = pai.prune(model, criterion, sparsity, batch=batch, seed=seed)
-    return pai.train(model, data, mask=in_units(mask, seed + 1_000), epochs=epochs, seed=seed, **training)
+    moved = in_units(mask, seed + 1_000)
+    moved.budget = mask.budget
+    return pai.train(model, data, mask=moved, epochs=epochs, seed=seed, **training)
 
 
 def in_units(mask, seed):
@@ -48,6 +51,23 @@ def in_units(mask, seed):
     return pai.Mask(found)
 
 
+@pai.method
+def narrow(model, data, sparsity, seed, epochs, **training):
+    """No scorer, few units: in each hidden layer only so many that random weights fill half of what joins them."""
+    shapes = {name: weight.shape for name, weight in pai.prunable(model).items()}
+    first, *hidden, last = shapes.values()
+    kept, ends = round((1 - sparsity) * sum(map(prod, shapes.values()))), first[1] + last[0]
+    units = round(
+        (sqrt(ends**2 + 8 * len(hidden) * kept) - ends) / (2 * len(hidden))
+    )  # h units^2 + ends units = 2 kept
+    scores, generator = {}, torch.Generator().manual_seed(seed + 1_000)
+    for name, shape in shapes.items():
+        scores[name] = torch.rand(shape, generator=generator)
+        used = scores[name][: shape[0] if shape == last else units, : shape[1] if shape == first else units]
+        used += 1
+    return pai.train(model, data, mask=pai.allocate(scores, sparsity), epochs=epochs, seed=seed, **training)
+
+
 def scorers():
     """Every scorer and the contrasts, at every sparsity and seed; the dense network once per seed."""
     for seed in range(5):
@@ -57,6 +77,7 @@ def scorers():
         for sparsity in SPARSITIES:
             for method in ("random", "magnitude_after_training"):
                 yield SETTING | {"method": method, "scope": "erk", "sparsity": sparsity, "seed": seed}
+            yield SETTING | {"method": "narrow", "sparsity": sparsity, "seed": seed}
             # one draw of weights, noise and inputs is what the criterion takes by default; its paper takes many
             yield SETTING | {"method": "ntk_sap", "draws": 10, "sparsity": sparsity, "seed": seed}
 

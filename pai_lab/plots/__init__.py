@@ -31,10 +31,11 @@ from pai_lab.plots.frame import (
     style,
 )
 from pai_lab.plots.masks import AXIS_ENDS, density, mask, scores
+from pai_lab.plots.structures import coupling, kernels
 from pai_lab.plots.tradeoff import front, pareto
 
 __all__ = [
     "ALARM", "AXIS_ENDS", "COLOURS", "GONE", "GUESS", "INK", "KEPT", "LOOKS", "QUIET", "SILENT", "SMALL",
-    "SPARE_MARKERS", "STYLE", "TEXT", "accuracy", "budgets", "density", "duel", "front", "history", "looks",
-    "mask", "multiples", "pareto", "percent", "prediction", "scores", "spread", "style",
+    "SPARE_MARKERS", "STYLE", "TEXT", "accuracy", "budgets", "coupling", "density", "duel", "front", "history",
+    "kernels", "looks", "mask", "multiples", "pareto", "percent", "prediction", "scores", "spread", "style",
 ]  # fmt: skip
