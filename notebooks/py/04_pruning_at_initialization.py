@@ -41,7 +41,7 @@ lesson.recall(
 lesson.recall(
     "ERK gives a linear layer a density in proportion to (in + out) / (in * out). What did it look at?",
     "shapes only",
-    "No weight, no data; and yet it is hard to beat by other splits (lesson 03).",
+    "No weight, no data; and yet random weights do well in such a split (lesson 03).",
     options=["shapes only", "the weights", "the gradients"],
 )
 
@@ -108,7 +108,7 @@ def synflow_scores(weights):
 
 
 lesson.check("synflow_scores", synflow_scores)
-mine = synflow_scores({name: weight.detach().double().float() for name, weight in pai.prunable(model).items()})
+mine = synflow_scores({name: weight.detach() for name, weight in pai.prunable(model).items()})
 house = pai.score(model, "synflow", batch)
 assert all(torch.allclose(mine[name], house[name].float(), rtol=1e-3) for name in house), "one round of the package's"
 
@@ -186,16 +186,16 @@ table["name"] = table.method.replace({"magnitude_after_training": "after trainin
 table.loc[table.scope == "erk", "name"] = table.name.replace({"random": "erk", "after training": "after training, erk"})
 table.loc[table.draws == 10, "name"] = "ntk_sap, 10 draws"
 dense, pruned = table[table.asked_sparsity == 0], table[table.asked_sparsity > 0]
-REFERENCES = ["random", "erk", "after training"]
 GROUPS = {
-    "Gradients and curvature": SCORERS[:5],
-    "Flow, walks, kernel, size": [*SCORERS[5:], "magnitude"],
+    "Gradients and curvature": [*SCORERS[:5], "random", "erk", "after training"],
+    "Flow, walks, kernel, size": [*SCORERS[5:], "magnitude", "random", "after training"],
 }
+plots.LOOKS["after training"] = (plots.INK, "<")  # the same in both panels
 figure, panels = plt.subplots(1, 2, figsize=(18, 6.4), layout="constrained")
 look = {"x": "asked_sparsity", "by": "name", "y": "val_accuracy", "chance": 0.1, "dense": dense.val_accuracy.mean()}
 for panel, (title, group) in zip(panels, GROUPS.items(), strict=True):
-    plots.accuracy(pruned[pruned.name.isin([*group, *REFERENCES])], ax=panel, **look).set_title(title)
-figure.suptitle("At 90% between random and pruning after training; from 98% on, several beat both", x=0.01, ha="left")
+    plots.accuracy(pruned[pruned.name.isin(group)], ax=panel, **look).set_title(title)
+figure.suptitle("At 90% most lie below pruning after training; at 98% several beat it", x=0.01, ha="left", fontsize=18)
 plt.show()
 live = pai.experiment(data=data, model="mlp", method="snip", sparsity=0.98, seed=0, epochs=EPOCHS)
 means = pruned.groupby(["asked_sparsity", "name"]).val_accuracy.mean().unstack()
@@ -298,7 +298,8 @@ lesson.say(
 
 # %% [markdown]
 # **Here too we depart**: in the literature a shuffle costs SNIP and SynFlow nothing (Frankle 2021, a ResNet with
-# BatchNorm). Here it costs a little at 90% and much at 98%. What does it destroy, if it is not the values?
+# BatchNorm), and lesson 03's VGG agreed. Here it costs a little at 90% and much at 98%. What does it destroy, if it is
+# not the values?
 #
 # ## Look at the mask
 #
@@ -308,7 +309,7 @@ lesson.say(
 layer = list(pai.prunable(model))[2]
 masks = {name: pai.prune(model, name, 0.98, batch=batch) for name in ("snip", "synflow", "phew")}
 masks["synflow, shuffled"] = masks["synflow"].shuffled(seed=1)
-figure, panels = plt.subplots(1, 4, figsize=(15, 5.6), layout="constrained")
+figure, panels = plt.subplots(1, 4, figsize=(15, 5.2), layout="constrained")
 for panel, (name, mask) in zip(panels, masks.items(), strict=True):
     hidden_units = pai.dead_units(model, mask)[:-1]  # the last layer's are the outputs
     used = (hidden_units.units - hidden_units.dead).sum()
@@ -382,7 +383,7 @@ assert moved > 0.5 * ablation.kept, f"the shuffle moved {moved} of {ablation.kep
 
 # %%
 at_90, at_98 = means.loc[0.9], means.loc[0.98]
-assert at_90[SCORERS[:5]].min() > at_90["random"] + 0.05, "gradients beat random at 90%"
+assert at_90[SCORERS[:5]].min() > at_90["random"] + 0.03, "gradients beat random at 90%"
 assert at_90[SCORERS[:5]].max() < at_90["after training"], "and stay below pruning after training there"
 assert reads.loc["synflow"].tolist()[:3] == [1, 1, 1] and reads.loc["snip"].max() < 0.4, "who reads the data"
 for scorer in ("snip", "grasp", "synflow"):
