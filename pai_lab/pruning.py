@@ -112,6 +112,8 @@ def rounds(
     mode = _checked_mode(entry, mode, options)
     if not isinstance(scope, Mapping):
         find("scope", scope)
+    if _takes_kept(entry) and (scope != "global" or floor):
+        raise ValueError(f"{entry.name} decides where its weights lie: it takes scope 'global' and floor 0")
     mask = dense = Mask.dense(model, exclude)
     if sparsity == 0:
         yield Scores(), dense

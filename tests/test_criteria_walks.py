@@ -405,3 +405,10 @@ def test_linear_layers_on_tokens_and_means_over_them():
     for kept in (4, 20, 60):
         mask = on(model, inputs(5, 4), kept)
         assert mask.kept == kept and without_effect(model, mask, (5, 4)) == 0
+
+
+def test_walks_decide_where_they_go():
+    model = pai.build("mlp", pai.load("digits"))
+    for options in ({"scope": "erk"}, {"floor": 1}):
+        with pytest.raises(ValueError, match="phew decides where its weights lie"):
+            pai.prune(model, "phew", 0.9, batch=pai.load("digits").score_batch(), **options)
