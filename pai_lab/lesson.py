@@ -9,6 +9,7 @@ import math
 import platform
 import random
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -32,6 +33,8 @@ def begin(number, seed=0):
     np.random.seed(seed)
     torch.manual_seed(seed)
     plt.rcParams.update(plots.STYLE)
+    # without the place in the code: in a notebook a file of this one machine
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}\n"
     house, threads = sys.modules[__package__].__version__, torch.get_num_threads()
     print(f"lesson {number:02d}: python {platform.python_version()}, torch {torch.__version__}, pai_lab {house}")
     also = torch.accelerator.current_accelerator(check_available=True)

@@ -380,7 +380,7 @@ lesson.say(
 filters = table.query("level == 'unit' and asked_sparsity == 0.1 and scored_on == 'held-out slice'")
 lesson.say(
     "Filters, 10% of each layer removed at once, as pruned: random {random:.0%}, filter norm {filter_l1:.0%}, gate Taylor "
-    "{taylor_gate:.0%}, the true change {true_change:.0%}. So few filters leave guess and outcome close together.",
+    "{taylor_gate:.0%}, the true change {true_change:.0%}. With so few gone at once, the better guess is the better net.",
     **filters.groupby("method").raw_accuracy.mean()[["random", "filter_l1", "taylor_gate", "true_change"]],
 )  # fmt: skip
 
